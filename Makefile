@@ -1,0 +1,64 @@
+# stella: one file, no packages. Everything here needs Python 3.9 or newer, make, and for the tests pip.
+# PYTHON=... picks another Python; each one gets an environment of its own under .venv/.
+
+PYTHON ?= python3
+PYVER  := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+TEST_ENV  = .venv/test-$(PYVER)
+AUDIT_ENV = .venv/audit-$(PYVER)
+
+# After what the machine has: on one without zstd, `make vendor` puts one there.
+export PATH := $(PATH):$(CURDIR)/vendor/bin
+# In CI the recipes must not wait for an answer, and pip need not say that there is a newer pip.
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+
+# Checked by mypy --strict and ruff; vendor/fetch is Python without the ending.
+SCRIPTS = .ci/run install.sh tests/demo.sh
+TYPED   = stella.py tests/gateway.py vendor/fetch
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test audit vendor clean tools
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: tools ## run the guide's CI recipe against a local gateway, then tamper with it
+	@PYTHON='$(PYTHON)' sh tests/demo.sh
+
+test: $(TEST_ENV)/installed vendor tools ## run the tests with the real cosign, zstd and openssl (ARGS='-k resume' picks some)
+	$(TEST_ENV)/bin/python -m pytest -c tests/pytest.ini --rootdir=. $(ARGS)
+
+audit: $(AUDIT_ENV)/installed vendor tools ## check types, style and shell scripts, then run the slow tests of tests/audit
+	PYTHON='$(PYTHON)' AUDIT_ENV='$(AUDIT_ENV)' SCRIPTS='$(SCRIPTS)' TYPED='$(TYPED)' sh tests/audit/run $(ARGS)
+
+vendor: ## put the real cosign 2 and 3 into vendor/bin (what came from where: vendor/bin/COSIGN.txt)
+	@$(PYTHON) vendor/fetch
+
+clean: ## remove everything that make made
+	rm -rf .venv vendor/bin dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A missing program fails here with a word on what to install; no test is skipped for it.
+tools: vendor
+	@missing=; for tool in openssl zstd; do \
+	  command -v "$$tool" >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "make: missing:$$missing; install with your package manager, for example: apt-get install$$missing" >&2; \
+	  exit 1; fi
+
+# An environment is made once and again only when its pins change.
+$(TEST_ENV)/installed: tests/requirements.txt
+	$(call make-env,$(TEST_ENV),tests/requirements.txt)
+
+$(AUDIT_ENV)/installed: tests/requirements.txt tests/audit/requirements.txt
+	$(call make-env,$(AUDIT_ENV),tests/audit/requirements.txt)
+
+define make-env
+	rm -rf $(1)
+	@$(PYTHON) -m venv $(1) || { rm -rf $(1); \
+	  echo "make: $(PYTHON) cannot make an environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(1)/bin/python -m pip install --quiet --no-deps --requirement $(2)
+	$(1)/bin/python -m pip check
+	touch $(1)/installed
+endef

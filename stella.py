@@ -1,0 +1,5094 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""stella: command-line client of the Export Center, in one file, on the standard library alone.
+
+It manages export profiles, submits and watches runs, downloads bundles over bad links, and proves
+offline that what arrived is what was signed. Copy this file to a host with Python 3.9 or newer and run
+`python3 stella.py --help`.
+
+Everything it can touch:
+
+  hosts        the gateway (--server); the object store (STELLA_EXPORT_OBJECT_ENDPOINT); the registries
+               that a run's `oci` descriptors name; the hosts a redirect or a token challenge of those
+               names; the proxy that the environment names. Credentials go to the gateway alone.
+               `verify` never calls the gateway, and with --offline nothing at all.
+  files read   ~/.stella/profiles/NAME.toml; the token, key, certificate and CA files that a setting
+               names; the files named on the command line; standard input where `-` is allowed.
+  files written  what --output, --signature and a download name: NAME whole or not at all, with
+               .NAME.*.tmp, NAME.part, NAME.part.json and NAME.part.lock beside it while at work; and a
+               private folder under the system's temporary folder while a verifier program runs.
+  programs     cosign, zstd, openssl: from STELLA_COSIGN, STELLA_ZSTD, STELLA_OPENSSL, else vendor/
+               beside this file, else PATH. No shell.
+  environment  STELLA_SERVER STELLA_TENANT STELLA_TOKEN STELLA_PROFILE STELLA_EXPORT_OBJECT_ENDPOINT
+               STELLA_DPOP_KEY STELLA_COSIGN STELLA_ZSTD STELLA_OPENSSL SSL_CERT_FILE
+               REQUESTS_CA_BUNDLE CURL_CA_BUNDLE HTTPS_PROXY HTTP_PROXY NO_PROXY (the last three in
+               lower case too) TRACEPARENT NO_COLOR TERM COLUMNS HOME PATH
+
+Rooms, leaf to root: constants, errors, untrusted input, event stream, resume, verification,
+configuration, terminal, files, programs, HTTP, gateway, operations, commands, entry.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 9):  # the file still compiles on 3.7 and 3.8, so that this line can be read
+    sys.stderr.write("stella: this is Python %d.%d, and stella needs 3.9 or newer\n" % sys.version_info[:2])
+    raise SystemExit(30)
+
+import os
+
+TYPE_CHECKING = False  # spelled out, because importing typing costs as much as starting Python
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Any, BinaryIO, NoReturn
+
+    Json = Any  # what a JSON reader gives
+    Document = dict[str, Any]  # a JSON object
+    Origin = tuple[str, str, int]  # scheme, lower-case host, port
+
+
+# ==================================================================================================
+# Room 2. Constants and limits
+#
+# Every bound has its reason here. A hostile or broken server can make stella stop with a clear error;
+# it cannot make it grow without end or wait without end.
+# ==================================================================================================
+
+VERSION = "0.22.0"  # the first CLI version that the guide supports
+
+EXIT_OK = 0
+EXIT_UNEXPECTED = 1  # unexpected answer or local I/O error
+EXIT_USAGE = 2  # argparse's own
+EXIT_VALIDATION = 10
+EXIT_MISSING = 11
+EXIT_QUOTA = 12
+EXIT_RUN_FAILED = 13
+EXIT_DEADLINE = 14
+EXIT_VERIFICATION = 20
+EXIT_NETWORK = 21
+EXIT_CONFIG = 30
+
+EXIT_MEANINGS = {
+    EXIT_OK: "it worked",
+    EXIT_UNEXPECTED: "unexpected answer or local I/O error",
+    EXIT_USAGE: "usage: unknown option or missing argument",
+    EXIT_VALIDATION: "validation error (ERR_EXPORT_001, 400, 422, or found locally)",
+    EXIT_MISSING: "profile or run missing or inaccessible (ERR_EXPORT_002, 403, 404, 410)",
+    EXIT_QUOTA: "quota or concurrency exceeded (ERR_EXPORT_003, ERR_EXPORT_QUOTA, 409, 412, 429)",
+    EXIT_RUN_FAILED: "the run failed, was cancelled or expired (ERR_EXPORT_004, _005, _006)",
+    EXIT_DEADLINE: "the run was still active when --deadline passed",
+    EXIT_VERIFICATION: "verification failure",
+    EXIT_NETWORK: "download incomplete, or gateway unreachable, after retries",
+    EXIT_CONFIG: "configuration: token missing or rejected, profile file, verifier, TLS trust",
+}
+
+KIB = 1024
+MIB = 1024 * KIB
+MAX_JSON_BYTES = 64 * MIB  # contract 2: a larger JSON answer is refused
+MAX_JSON_DEPTH = 64  # the documents need 6; deeper nesting only serves to exhaust a stack
+MAX_INT_DIGITS = 4000  # Python 3.11 refuses to convert more than 4300, older ones take quadratic time
+MAX_ERROR_BYTES = 64 * KIB  # of an error body; the rest cannot make the message clearer
+MAX_ERROR_DETAILS = 50  # lines of an error's details that are shown
+MAX_SIGNATURE_BYTES = MIB  # a Sigstore bundle with a log proof has about 10 KiB
+MAX_KEY_BYTES = 64 * KIB
+MAX_CONFIG_BYTES = MIB  # of a profile or token file
+MAX_EVENT_LINE_BYTES = MIB
+MAX_EVENT_BYTES = 4 * MIB  # of one event, all its lines together
+MAX_SEEN_EVENTS = 65536  # remembered so that a replay shows nothing twice
+MAX_REDIRECTS = 5
+MAX_INTERIM_ANSWERS = 16  # 1xx answers before the final one
+MAX_PAGES = 100000  # of one list, 200 items each
+MAX_PAX_BYTES = 64 * KIB  # of one extended tar header
+MAX_TAR_PADDING_BYTES = MIB  # zero blocks after the end-of-archive mark; tar pads to 10 KiB
+CHUNK_BYTES = MIB  # 16 KiB buffers cost twice the time
+PAGE_ITEMS = 200
+RECENT_RUNS = 50
+MAX_BACKOFF_SECONDS = 30.0
+MAX_RETRY_AFTER_SECONDS = 120.0
+MAX_STREAM_RETRY_SECONDS = 30.0
+STREAM_IDLE_SECONDS = 45.0  # three heartbeats of 15 s missed
+MAX_POLL_SECONDS = 10.0
+QUIET_SECONDS = 1.0  # `watch --no-follow`: this much silence means that the replay is over
+PROGRAM_SECONDS = 120.0  # for one cosign or openssl call
+
+ACTIVE_STATUSES = ("pending", "running")
+FINAL_STATUSES = ("succeeded", "failed", "cancelled", "expired")
+STATUSES = ("active", *ACTIVE_STATUSES, *FINAL_STATUSES)
+MANIFEST_NAME = "export.json"
+PROVENANCE_NAME = "provenance.json"
+
+
+# ==================================================================================================
+# Room 3. Errors
+#
+# One class for each way to fail; the exit code lives on the class, and only `main` maps it. Nothing
+# here prints or exits. A message is lower case, without a final stop, and says the cause; the hint
+# says what to type next.
+# ==================================================================================================
+
+
+class StellaError(Exception):
+    """Base of every error that a user can cause or meet.
+
+    message: one line; details: further lines; hint: what to do next; code and trace_id: the server's.
+    """
+
+    exit_code = EXIT_UNEXPECTED
+
+    def __init__(
+        self, message: str, details: Iterable[str] = (), hint: str = "", code: str = "", trace_id: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = list(details)
+        self.hint = hint
+        self.code = code
+        self.trace_id = trace_id
+
+
+class ProtocolError(StellaError):
+    """The server answered something that the contract does not know."""
+
+
+class LocalError(StellaError):
+    """A file could not be written: no space, no permission."""
+
+
+class UsageError(StellaError):
+    """The command line does not fit the command."""
+
+    exit_code = EXIT_USAGE
+
+
+class ValidationError(StellaError):
+    """Input that is wrong in itself: selectors, profile documents, ids, query paths."""
+
+    exit_code = EXIT_VALIDATION
+
+
+class MissingError(StellaError):
+    """The profile or run does not exist, or not for this token."""
+
+    exit_code = EXIT_MISSING
+
+
+class QuotaError(StellaError):
+    """Quota, concurrency, or a document that changed under the writer."""
+
+    exit_code = EXIT_QUOTA
+
+
+class RunFailedError(StellaError):
+    """The run ended without success."""
+
+    exit_code = EXIT_RUN_FAILED
+
+
+class DeadlineError(StellaError):
+    """The run is still active after --deadline."""
+
+    exit_code = EXIT_DEADLINE
+
+
+class VerificationError(StellaError):
+    """What arrived is not what was signed."""
+
+    exit_code = EXIT_VERIFICATION
+
+
+class NetworkError(StellaError):
+    """The other side could not be reached, or did not deliver, after all retries."""
+
+    exit_code = EXIT_NETWORK
+
+
+class ConfigError(StellaError):
+    """Token, profile file, verifier or TLS trust on this host."""
+
+    exit_code = EXIT_CONFIG
+
+
+class Interrupted(BaseException):
+    """SIGINT, SIGTERM or SIGHUP; no Exception, so that only `main` and clean-ups see it."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+class OutputClosed(BaseException):
+    """The reader of standard output went away."""
+
+
+# ==================================================================================================
+# Room 4. Untrusted input
+#
+# Pure parsers: JSON with limits, times, digests, names, selectors, the profile schema. Bytes or text
+# in, values out, ValidationError on anything else. No I/O, no clock, no environment.
+# ==================================================================================================
+
+
+class Number(float):
+    """A JSON number that Python would spell differently (1.10, -0, 1e400); `text` is its own spelling."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Number:  # noqa: PYI034 - typing.Self is not free
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+
+def nested_deeper(data: bytes, limit: int) -> bool:
+    """True when the brackets in JSON text nest deeper than `limit`; linear, before any parser recurses."""
+    import re
+
+    # Escaped backslashes and quotes go first, so that every quote left opens or closes a string.
+    bare = re.sub(rb'"[^"]*"', b"", data.replace(b"\\\\", b"").replace(b'\\"', b""))
+    other = bytes(byte for byte in range(256) if byte not in b"[]{}")
+    bare = bare.translate(bytes.maketrans(b"{}", b"[]"), other)
+    for _ in range(limit):
+        if not bare:
+            return False
+        bare = bare.replace(b"[]", b"")  # peels the innermost level
+    return b"[" in bare
+
+
+def find_json_fault(text: str, keep_numbers: bool) -> tuple[str, int]:
+    """What the standard reader would let pass, with its character position: (fault, position)."""
+    import json
+    import re
+
+    token = r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|-?(?:NaN|Infinity)|-?[0-9][0-9.eE+-]*'
+    keys: list[set[str] | None] = []
+    expect_key = False
+    for match in re.finditer(token, text, re.DOTALL):
+        word = match.group()
+        if word in "{[":
+            keys.append(set() if word == "{" else None)
+        elif word in "}]":
+            keys.pop()
+        elif word[0] == '"' and expect_key and keys and keys[-1] is not None:
+            key = json.loads(word, strict=False)
+            if key in keys[-1]:
+                return "duplicate key %s" % word, match.start()
+            keys[-1].add(key)
+        elif word.endswith(("NaN", "Infinity")):
+            return "%s is not JSON" % word, match.start()
+        elif word[0] in "-0123456789" and not keep_numbers and abs(float(word)) == float("inf"):
+            return "the number %s... is too large" % word[:20], match.start()
+        expect_key = word in "{,"
+    return "not strict JSON", 0
+
+
+def decode_json_text(data: bytes, fail: Callable[[str, int, int], ValidationError]) -> str:
+    """UTF-8 without a BOM and without bottomless nesting, as text; `fail(fault, line, column)` makes the error."""
+    if data[:3] == b"\xef\xbb\xbf":
+        raise fail("starts with a byte order mark, which JSON does not allow", 1, 1)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8")) + 1
+        raise fail("is not UTF-8", before.count(b"\n") + 1, column) from None
+    if nested_deeper(data, MAX_JSON_DEPTH):
+        raise fail("is nested deeper than %d levels" % MAX_JSON_DEPTH, 1, 1)
+    return text
+
+
+def parse_json(data: bytes, what: str, keep_numbers: bool = False) -> Json:
+    """Strict JSON (RFC 8259) from bytes; `what` names the text in errors.
+
+    Refused with line and column: a BOM, invalid UTF-8, duplicate keys, NaN and Infinity, nesting over
+    MAX_JSON_DEPTH, and numbers that no float can hold, unless `keep_numbers`, which keeps the spelling
+    of every number instead (see Number).
+    """
+    import json
+
+    def fail(fault: str, line: int, column: int) -> ValidationError:
+        return ValidationError("%s: %s (line %d, column %d)" % (what, fault, line, column))
+
+    text = decode_json_text(data, fail)
+    faulty = False
+
+    def flag(_: str) -> None:
+        nonlocal faulty
+        faulty = True
+
+    def parse_pairs(pairs: list[tuple[str, Json]]) -> Document:
+        document = dict(pairs)
+        if len(document) != len(pairs):
+            flag("")
+        return document
+
+    def parse_number(digits: str) -> Json:
+        if len(digits) <= 15 and digits.isdecimal():
+            return int(digits)
+        value = float(digits)
+        if abs(value) == float("inf") and not keep_numbers:
+            flag(digits)
+        whole = digits.lstrip("-").isdecimal()
+        if whole and digits != "-0" and len(digits) <= MAX_INT_DIGITS:
+            return int(digits)
+        return value if not whole and repr(value) == digits else Number(digits)
+
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=parse_pairs,
+            parse_int=parse_number,
+            parse_float=parse_number,
+            parse_constant=flag,
+        )
+    except json.JSONDecodeError as error:
+        raise fail(error.msg[:1].lower() + error.msg[1:], error.lineno, error.colno) from None
+    if faulty:
+        fault, position = find_json_fault(text, keep_numbers)
+        raise fail(fault, text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position))
+    return value
+
+
+def parse_object(data: bytes, what: str, keep_numbers: bool = False) -> Document:
+    """Strict JSON that must be one object."""
+    value = parse_json(data, what, keep_numbers)
+    if not isinstance(value, dict):
+        raise ValidationError("%s: is not a JSON object" % what)
+    return value
+
+
+def parse_time(text: str) -> float:
+    """RFC 3339 date-time to seconds since 1970; ValidationError for anything else."""
+    import datetime
+    import re
+
+    pattern = r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(?:[Zz]|([+-])(\d\d):(\d\d))"
+    match = re.fullmatch(pattern, text, re.ASCII)
+    if match is None:
+        raise ValidationError("%s is not an RFC 3339 time, such as 2025-10-01T00:00:00Z" % quoted(text))
+    fields = [int(field) for field in match.group(1, 2, 3, 4, 5)]
+    sign, offset_hours, offset_minutes = match.group(8), int(match.group(9) or 0), int(match.group(10) or 0)
+    second = int(match.group(6))
+    try:
+        if offset_hours > 23 or offset_minutes > 59 or second > 60:
+            raise ValueError
+        utc = datetime.timezone.utc
+        moment = datetime.datetime(*fields, second=min(second, 59), tzinfo=utc)  # type: ignore[misc,arg-type]
+    except ValueError:
+        raise ValidationError("%s is not a time that exists" % quoted(text)) from None
+    offset = (offset_hours * 60 + offset_minutes) * 60 * (-1 if sign == "-" else 1)
+    return moment.timestamp() + (second == 60) + float(match.group(7) or 0) - offset
+
+
+def parse_digest(text: Json) -> str:
+    """`sha256:<hex>` or `<hex>` to 64 lower-case hex digits; "" when it is not a SHA-256 digest."""
+    if not isinstance(text, str):
+        return ""
+    digits = text[7:] if text[:7].lower() == "sha256:" else text
+    known = len(digits) == 64 and all(digit in "0123456789abcdefABCDEF" for digit in digits)
+    return digits.lower() if known else ""
+
+
+def quoted(text: str, limit: int = 80) -> str:
+    """Foreign text for use inside a message: printable, in quotes, shortened."""
+    return '"%s"' % printable(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def printable(text: str) -> str:
+    r"""Text that cannot move a cursor, set a title, break a line or turn its direction.
+
+    Controls, DEL, C1, bidi marks, zero-width and other invisible characters, lone surrogates and
+    unassigned code points come out as \x1b, \u202e, \U000e0001.
+    """
+    if text.isprintable():
+        return text
+    names = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+    def escape(character: str) -> str:
+        code = ord(character)
+        width = "\\x%02x" if code < 0x100 else "\\u%04x" if code < 0x10000 else "\\U%08x"
+        return names.get(character) or width % code
+
+    return "".join(char if char.isprintable() else escape(char) for char in text)
+
+
+def safe_name(text: Json) -> str:
+    """A server's name as a base name for a local file, or "" when nothing safe is left of it."""
+    name = str(text if isinstance(text, str) else "").replace("\\", "/").rpartition("/")[2].strip()
+    name = "".join(char for char in name if char.isprintable() and char not in ':*?"<>|')
+    return name.lstrip(".-")[:200]
+
+
+def encode_id(text: str, what: str) -> str:
+    """An id as one URL path segment; `.`, `..` and the empty id would change the route and are refused."""
+    from urllib.parse import quote
+
+    if text in ("", ".", ".."):
+        raise ValidationError("%s is not a %s id" % (quoted(text), what))
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise ValidationError("%s id is not valid text: %s" % (what, quoted(text))) from None
+
+
+def parse_bool(text: str) -> bool:
+    """`true` or `false` as the guide writes them in --allow-empty=false."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise ValueError("%s is neither true nor false" % quoted(text))
+    return words[text.lower()]
+
+
+class Url:
+    """An absolute http(s) URL: `scheme`, `host` (lower case, ASCII, no brackets), `port`, `target`.
+
+    target: path and query, percent-encoded, as it stands in a request line.
+    """
+
+    __slots__ = ("host", "port", "scheme", "target")
+
+    def __init__(self, scheme: str, host: str, port: int, target: str) -> None:
+        self.scheme = scheme
+        self.host = host
+        self.port = port
+        self.target = target
+
+    @property
+    def origin(self) -> Origin:
+        """What decides about credentials: scheme, host and port, exactly."""
+        return self.scheme, self.host, self.port
+
+    @property
+    def authority(self) -> str:
+        """Host and, unless it is the scheme's own, port: the Host header."""
+        host = "[%s]" % self.host if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else "%s:%d" % (host, self.port)
+
+    @property
+    def path(self) -> str:
+        """The target without its query, which may hold a presigned secret."""
+        return self.target.partition("?")[0]
+
+    def __str__(self) -> str:
+        return "%s://%s%s" % (self.scheme, self.authority, self.path)
+
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def parse_url(text: str) -> Url:
+    """An absolute http(s) URL without userinfo; ValueError, which never repeats the text, otherwise."""
+    from urllib.parse import quote, urlsplit
+
+    if not text.isprintable() or " " in text:
+        raise ValueError("has spaces or control characters")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is not a valid URL") from None
+    scheme = parts.scheme.lower()
+    if scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ValueError("is not an http:// or https:// URL")
+    if "@" in parts.netloc:
+        raise ValueError("holds a user name or password, which does not belong into a URL")
+    if port == 0:
+        raise ValueError("has port 0")
+    host = parts.hostname.lower()
+    try:
+        host = host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError("has a host name that cannot be encoded") from None
+    if not host or not all(char.isalnum() or char in "-._:" for char in host):
+        raise ValueError("has a host name that cannot exist")
+    safe = "/:@!$&'()*+,;=-._~%"
+    target = quote(parts.path or "/", safe=safe) + ("?" + quote(parts.query, safe=safe + "?[]") if parts.query else "")
+    return Url(scheme, host, port or DEFAULT_PORTS[scheme], target)
+
+
+def resolve_url(base: Url, reference: str) -> Url:
+    """A link or Location, absolute or relative, as seen from `base`; ValueError when it is no http(s) URL."""
+    from urllib.parse import urljoin
+
+    if not reference.isprintable() or " " in reference:
+        raise ValueError("has spaces or control characters")
+    return parse_url(urljoin("%s://%s%s" % (base.scheme, base.authority, base.target), reference))
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost, 127.0.0.0/8 and ::1, written out."""
+    parts = host.split(".")
+    quad = len(parts) == 4 and all(part.isascii() and part.isdecimal() and len(part) < 4 for part in parts)
+    return host in ("localhost", "::1") or (quad and parts[0] == "127")
+
+
+SELECTOR_LISTS = {"tenant": "tenants", "product": "products", "sbom": "sboms"}
+
+
+def parse_window(text: str) -> Document:
+    """`<from>,<to>` to a timeWindow; one side may be empty, not both, and from < to."""
+    start, comma, end = text.partition(",")
+    if not comma or not (start or end):
+        raise ValidationError("time=%s needs a comma and at least one side: time=<from>,<to>" % printable(text))
+    if start and end and parse_time(start) >= parse_time(end):
+        raise ValidationError("time=%s: from is not before to" % printable(text))
+    for side in (start, end):
+        if side:
+            parse_time(side)
+    return {key: side for key, side in (("from", start), ("to", end)) if side}
+
+
+def parse_selectors(texts: Iterable[str]) -> Document:
+    """`key=value` words to the selectors of a submit; contract 3. All problems at once."""
+    import re
+
+    selectors: Document = {}
+    problems = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not value or not re.fullmatch(r"[a-z][A-Za-z0-9-]*", key):
+            problems.append("--selector %s is not key=value" % quoted(text))
+        elif key == "time":
+            if "timeWindow" in selectors:
+                problems.append("--selector time may stand once")
+            try:
+                selectors["timeWindow"] = parse_window(value)
+            except ValidationError as error:
+                problems.append("--selector " + error.message)
+        else:
+            selectors.setdefault(SELECTOR_LISTS.get(key, key), []).append(value)
+    if problems:
+        hint = "selectors look like tenant=acme, product=registry/app:*, sbom=ID, time=<from>,<to>"
+        raise ValidationError("the selectors are not valid", problems, hint)
+    return selectors
+
+
+def query_value(value: Json, path: str) -> Json:
+    """The value at a dotted path (`progress.percent`, `0.runId`); ValidationError when it is not there."""
+    for step in path.split("."):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and step.isascii() and int(step[:9]) < len(value):
+            value = value[int(step)]
+        else:
+            there = (
+                ", ".join(value)
+                if isinstance(value, dict)
+                else "%d items" % len(value)
+                if isinstance(value, list)
+                else ""
+            )
+            hint = "there is: " + printable(there)[:300] if there else ""
+            raise ValidationError("--query %s: nothing is at %s" % (printable(path), quoted(step)), hint=hint)
+    return value
+
+
+# ==================================================================================================
+# Room 5. Event stream
+#
+# Bytes in, events out: WHATWG HTML, "Server-sent events", 9.2.5 and 9.2.6 (parsing and interpreting an
+# event stream), and nothing else. No I/O. Lines are cut from the bytes and decoded one by one, which is
+# the same as decoding first: CR and LF are never part of a longer UTF-8 sequence.
+# ==================================================================================================
+
+
+class Event:
+    """One event: `type` (`message` when unnamed), `data`, `id` (the last event id, "" when none yet).
+
+    `own_id` says whether this block set the id itself.
+    """
+
+    __slots__ = ("data", "id", "own_id", "type")
+
+    def __init__(self, kind: str, data: str, last_id: str, own_id: bool) -> None:
+        self.type = kind
+        self.data = data
+        self.id = last_id
+        self.own_id = own_id
+
+
+class EventParser:
+    """Feed it bytes as they come; it gives the events that are complete.
+
+    last_id: what a reconnect sends as Last-Event-ID; retry_ms: the server's reconnection time, or None.
+    Raises ProtocolError when a line or an event passes its limit. An unfinished last block is dropped.
+    """
+
+    def __init__(self) -> None:
+        self.last_id = ""
+        self.retry_ms: int | None = None
+        self._head: bytes | None = b""  # the first bytes, until it is clear whether they are a BOM
+        self._after_cr = False
+        self._pieces: list[bytes] = []  # of the unfinished line
+        self._pieces_bytes = 0
+        self._data: list[bytes] = []
+        self._event_bytes = 0
+        self._type = b""
+        self._id: bytes | None = None  # set by this block
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that `chunk` completes."""
+        if self._head is not None:
+            chunk = self._head + chunk
+            if len(chunk) < 3 and b"\xef\xbb\xbf".startswith(chunk):
+                self._head = chunk
+                return []
+            self._head = None
+            if chunk[:3] == b"\xef\xbb\xbf":
+                chunk = chunk[3:]
+        if not chunk:
+            return []
+        # A CR ends its line at once; a LF right after it, in this chunk or the next, belongs to it.
+        skip_lf = self._after_cr and chunk[:1] == b"\n"
+        self._after_cr = chunk[-1:] == b"\r"
+        if skip_lf:
+            chunk = chunk[1:]
+        if b"\r" in chunk:
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = chunk.split(b"\n")
+        if len(lines) > 1 and self._pieces:
+            lines[0] = b"".join(self._pieces) + lines[0]
+            self._pieces, self._pieces_bytes = [], 0
+        rest = lines.pop()
+        if rest:
+            self._pieces.append(rest)
+            self._pieces_bytes += len(rest)
+            if self._pieces_bytes > MAX_EVENT_LINE_BYTES:
+                raise ProtocolError("the event stream sent a line of more than %d bytes" % MAX_EVENT_LINE_BYTES)
+        return self._interpret(lines)
+
+    def _interpret(self, lines: list[bytes]) -> list[Event]:
+        events = []
+        for line in lines:
+            if not line:
+                event = self._dispatch()
+                if event is not None:
+                    events.append(event)
+                continue
+            if len(line) > MAX_EVENT_LINE_BYTES:
+                raise ProtocolError("the event stream sent a line of more than %d bytes" % MAX_EVENT_LINE_BYTES)
+            name, _, value = line.partition(b":")  # a comment has the empty name
+            if value[:1] == b" ":
+                value = value[1:]
+            if name == b"data":
+                self._data.append(value)
+                self._event_bytes += len(value) + 1
+                if self._event_bytes > MAX_EVENT_BYTES:
+                    raise ProtocolError("the event stream sent an event of more than %d bytes" % MAX_EVENT_BYTES)
+            elif name == b"event":
+                self._type = value
+            elif name == b"id":
+                if b"\0" not in value:
+                    self._id = value
+            elif name == b"retry" and value.isdigit():  # bytes.isdigit knows ASCII digits only
+                self.retry_ms = int(value[:9]) if len(value) < 10 else 10**9
+        return events
+
+    def _dispatch(self) -> Event | None:
+        own_id = self._id is not None
+        if self._id is not None:
+            self.last_id = self._id.decode("utf-8", "replace")
+        event = None
+        if self._data:
+            kind = self._type.decode("utf-8", "replace") or "message"
+            event = Event(kind, b"\n".join(self._data).decode("utf-8", "replace"), self.last_id, own_id)
+        self._data, self._event_bytes, self._type, self._id = [], 0, b"", None
+        return event
+
+
+class SeenEvents:
+    """Remembers what was shown, so that a replay after a reconnect shows nothing twice and loses nothing.
+
+    An event with an id is known again by id, type and data. One without is known by its place: after a
+    reconnect such events are compared with those shown before, in order, until one differs.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, None] = {}
+        self._plain: list[int] = []
+        self._replayed: int | None = None
+
+    def reconnect(self) -> None:
+        """A new connection starts: a replay may follow."""
+        self._replayed = 0
+
+    def is_new(self, event: Event) -> bool:
+        """True when the event was not shown before; it counts as shown from now on."""
+        if event.own_id:
+            mark = hash((event.id, event.type, event.data))
+            if mark in self._known:
+                return False
+            self._known[mark] = None
+            if len(self._known) > MAX_SEEN_EVENTS:
+                del self._known[next(iter(self._known))]
+            return True
+        mark = hash((event.type, event.data))
+        if self._replayed is not None:
+            if self._replayed < len(self._plain) and self._plain[self._replayed] == mark:
+                self._replayed += 1
+                return False
+            self._replayed = None
+        if len(self._plain) < MAX_SEEN_EVENTS:
+            self._plain.append(mark)
+        return True
+
+
+# ==================================================================================================
+# Room 6. Resume
+#
+# Pure decisions of a download: given what is on disk (.part and its sidecar) and the head of the
+# server's answer, take the body, start again, finish or count a failed attempt, with the reason.
+# RFC 9110 sections 8.8.3 (ETag), 13.1.5 (If-Range), 14 (ranges) and 15.5.17 (416). No I/O.
+# ==================================================================================================
+
+
+class Expected:
+    """What a complete bundle must be: `size` in bytes or None, `sha256` in hex or "", `etag` or ""."""
+
+    __slots__ = ("etag", "sha256", "size")
+
+    def __init__(self, size: int | None, sha256: str, etag: str = "") -> None:
+        self.size = size
+        self.sha256 = sha256
+        self.etag = etag
+
+
+class Plan:
+    """What to do with an answer.
+
+    action: "take" writes the body at byte `start` (`length` bytes, or None: until the stream's end);
+    "restart" asks again from zero; "finish" has every byte already; "fail" counts a failed attempt.
+    total: the size of the whole bundle where the answer says so, else None.
+    """
+
+    __slots__ = ("action", "length", "reason", "start", "total")
+
+    def __init__(
+        self, action: str, reason: str, start: int = 0, length: int | None = None, total: int | None = None
+    ) -> None:
+        self.action = action
+        self.reason = reason
+        self.start = start
+        self.length = length
+        self.total = total
+
+
+def is_strong(etag: str) -> bool:
+    """A strong entity tag, the only kind If-Range may carry (RFC 9110 13.1.5)."""
+    return len(etag) > 2 and etag[0] == '"' and etag[-1] == '"' and '"' not in etag[1:-1] and etag.isprintable()
+
+
+def parse_length(text: str | None) -> int | None:
+    """A Content-Length as a number; None when there is none or it is not one."""
+    good = text is not None and text.isascii() and text.isdecimal() and len(text) < 19
+    return int(text) if good and text is not None else None
+
+
+def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
+    """`bytes first-last/total` to (first, last, total or None for `*`); None when it is anything else."""
+    import re
+
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", text.strip(), re.ASCII)
+    if match is None:
+        return None
+    first, last = int(match.group(1)), int(match.group(2))
+    total = None if match.group(3) == "*" else int(match.group(3))
+    return (first, last, total) if first <= last and (total is None or last < total) else None
+
+
+def decide_offset(part_bytes: int, sidecar: Document | None, expected: Expected) -> tuple[int, str]:
+    """Where to go on with a .part that an earlier invocation left: (byte offset, reason for a restart).
+
+    The sidecar must tie the .part to this very bundle: by the digest that both must have, or, where no
+    digest is known, by size and a strong ETag (which If-Range then has the server confirm).
+    """
+    if not part_bytes:
+        return 0, ""
+    if sidecar is None:
+        return 0, "it has no sidecar that can be read"
+    size, sha256, etag = sidecar.get("size"), sidecar.get("sha256"), sidecar.get("etag")
+    if expected.sha256 and sha256 and sha256 != expected.sha256:
+        return 0, "it belongs to a bundle with another digest"
+    if expected.size is not None and size is not None and size != expected.size:
+        return 0, "it belongs to a bundle of another size"
+    if not (expected.sha256 and sha256) and not is_strong(str(etag or "")):
+        return 0, "neither a digest nor a strong ETag ties it to this bundle"
+    known = expected.size if expected.size is not None else size
+    if known is not None and part_bytes > known:
+        return 0, "it is longer than the bundle"
+    return part_bytes, ""
+
+
+def range_headers(offset: int, etag: str) -> dict[str, str]:
+    """The request headers that continue at `offset`; If-Range only with a strong ETag (13.1.5)."""
+    if not offset:
+        return {}
+    headers = {"Range": "bytes=%d-" % offset}
+    if is_strong(etag):
+        headers["If-Range"] = etag
+    return headers
+
+
+def decide_answer(offset: int, expected: Expected, status: int, headers: Mapping[str, str]) -> Plan:
+    """What to do with the head of an answer to a request that asked for the bytes from `offset` on.
+
+    `headers` has lower-case names. Only 200, 206 and 416 are decided here; errors are the caller's.
+    """
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        return Plan(
+            "fail",
+            "the answer is encoded (Content-Encoding: %s), so its bytes are not the bundle's" % printable(coding)[:40],
+        )
+    if status == 416:
+        return decide_unsatisfied(offset, expected, headers)
+    if status == 200:
+        total = parse_length(headers.get("content-length"))
+        if expected.size is not None and total is not None and total != expected.size:
+            return Plan("fail", "the answer has %d bytes and the bundle %d" % (total, expected.size))
+        return Plan("take", "the server sent the whole bundle" if offset else "", 0, total, total)
+    if status != 206:
+        return Plan("fail", "status %d is no answer to a download" % status)
+    if not offset:
+        return Plan("fail", "a part (206) came where the whole was asked for")
+    return decide_partial(offset, expected, headers)
+
+
+def decide_partial(offset: int, expected: Expected, headers: Mapping[str, str]) -> Plan:
+    """A 206 to a range request: every field must fit what is on disk, else the part starts again."""
+    if headers.get("content-type", "").strip().lower().startswith("multipart/"):
+        return Plan("restart", "the server answered with a multipart range")
+    found = parse_content_range(headers.get("content-range", ""))
+    if found is None:
+        return Plan("restart", "the server sent a part without a valid Content-Range")
+    first, last, total = found
+    if first != offset:
+        return Plan("restart", "the server sent bytes from %d where %d was asked for" % (first, offset))
+    if total is not None and expected.size is not None and total != expected.size:
+        return Plan("restart", "the bundle's size changed from %d to %d" % (expected.size, total))
+    if expected.size is not None and last >= expected.size:
+        return Plan("restart", "the server's part ends after the bundle does")
+    etag = headers.get("etag", "")
+    if expected.etag and etag and etag != expected.etag:
+        return Plan("restart", "the bundle's ETag changed")
+    length = parse_length(headers.get("content-length"))
+    if length is not None and length != last - first + 1:
+        return Plan("restart", "Content-Length and Content-Range do not agree")
+    return Plan("take", "", offset, last - first + 1, total)
+
+
+def decide_unsatisfied(offset: int, expected: Expected, headers: Mapping[str, str]) -> Plan:
+    """A 416 (RFC 9110 15.5.17): complete when every byte is here, else start again."""
+    stated = headers.get("content-range", "").strip()
+    total = parse_length(stated[8:]) if stated.startswith("bytes */") else None
+    if expected.size is not None and total is not None and total != expected.size:
+        return Plan("restart", "the bundle's size changed from %d to %d" % (expected.size, total))
+    known = total if total is not None else expected.size
+    if offset and known == offset:
+        return Plan("finish", "every byte is here already", total=known)
+    return Plan("restart", "the server cannot go on at byte %d" % offset)
+
+
+# ==================================================================================================
+# Room 7. Verification
+#
+# Pure checks over documents, digests, keys, signatures and archive members (contract 4, `verify`):
+#   1 manifest-signature, provenance-signature   4 bundle-digest   7 oci (operations ask the registry)
+#   2 run-id                                     5 bundle          8 age
+#   3 manifest-digest                            6 artifacts
+# Each gives pass, fail or skipped with a reason. Nothing here reads a file or runs a program.
+# ==================================================================================================
+
+P256_P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF  # FIPS 186-4 D.1.2.3
+P256_N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+P256_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+P256_G = (
+    0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
+    0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
+)
+OID_EC = bytes.fromhex("2a8648ce3d0201")
+OID_RSA = bytes.fromhex("2a864886f70d010101")
+OID_ED25519 = bytes.fromhex("2b6570")
+# Curve OID to (name, bytes of a coordinate). Go and so cosign know no others, so no verifier here may.
+CURVES = {
+    bytes.fromhex("2a8648ce3d030107"): ("P-256", 32),
+    bytes.fromhex("2b81040022"): ("P-384", 48),
+    bytes.fromhex("2b81040023"): ("P-521", 66),
+}
+
+
+class Check:
+    """One line of the report: `name` from the contract, `status` pass, fail or skipped, `detail` why."""
+
+    __slots__ = ("detail", "name", "status")
+
+    def __init__(self, name: str, status: str, detail: str) -> None:
+        self.name = name
+        self.status = status
+        self.detail = detail
+
+
+def check_that(name: str, good: bool, detail: str, fault: str) -> Check:
+    """A check that passes with `detail` or fails with `fault`."""
+    return Check(name, "pass" if good else "fail", detail if good else fault)
+
+
+class DerError(ValueError):
+    """Not the one strict DER encoding of what was expected."""
+
+
+def read_der(data: bytes, tag: int) -> tuple[bytes, bytes]:
+    """The contents of the first element, which must have `tag`, and the bytes after it (X.690 10.1)."""
+    if len(data) < 2 or data[0] != tag:
+        raise DerError("expected tag 0x%02x" % tag)
+    length, start = data[1], 2
+    if length & 0x80:
+        count = length & 0x7F
+        start = 2 + count
+        length = int.from_bytes(data[2:start], "big")
+        if not 1 <= count <= 4 or len(data) < start or length < 0x80 or data[2] == 0:
+            raise DerError("length is not in its shortest form")
+    if len(data) < start + length:
+        raise DerError("ends early")
+    return data[start : start + length], data[start + length :]
+
+
+def read_der_integer(data: bytes) -> tuple[int, bytes]:
+    """A positive INTEGER in its shortest form, and the bytes after it."""
+    body, rest = read_der(data, 0x02)
+    if not body or body[0] & 0x80 or (body[0] == 0 and (len(body) == 1 or not body[1] & 0x80)):
+        raise DerError("integer is zero, negative or padded")
+    return int.from_bytes(body, "big"), rest
+
+
+def parse_ecdsa_signature(data: bytes) -> tuple[int, int]:
+    """SEQUENCE of two INTEGERs (r, s), nothing before, between or after; DerError otherwise."""
+    body, rest = read_der(data, 0x30)
+    r, tail = read_der_integer(body)
+    s, tail = read_der_integer(tail)
+    if rest or tail:
+        raise DerError("has bytes after the signature")
+    return r, s
+
+
+class PublicKey:
+    """A public key: `der` (SubjectPublicKeyInfo), `kind` (P-256, P-384, P-521, RSA, Ed25519), `point`."""
+
+    __slots__ = ("der", "kind", "pem", "point")
+
+    def __init__(self, der: bytes, pem: bytes, kind: str, point: tuple[int, int] | None) -> None:
+        self.der = der
+        self.pem = pem
+        self.kind = kind
+        self.point = point
+
+
+def parse_public_key(data: bytes) -> PublicKey:
+    """One PEM block `PUBLIC KEY` (RFC 7468, RFC 5480); ValueError with the reason for anything else."""
+    import base64
+    import re
+
+    labels = re.findall(rb"-----BEGIN ([A-Z0-9 ]+)-----", data)
+    if any(b"PRIVATE" in label for label in labels):
+        raise ValueError("is a private key; verify takes the public one")
+    if b"CERTIFICATE" in labels:
+        raise ValueError("is a certificate; `openssl x509 -in FILE -noout -pubkey` gives its public key")
+    if labels != [b"PUBLIC KEY"]:
+        raise ValueError("holds %d public keys in PEM form, not one" % labels.count(b"PUBLIC KEY"))
+    block = re.search(rb"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", data)
+    try:
+        der = base64.b64decode(b"".join(block.group(1).split()) if block else b"", validate=True)
+        algorithm, bits = split_spki(der)
+        oid, parameters = read_der(algorithm, 0x06)
+        kind, point = parse_key_bits(oid, parameters, bits)
+    except ValueError as error:
+        raise ValueError("is not a public key that can be used: %s" % error) from None
+    pem = b"-----BEGIN PUBLIC KEY-----\n" + base64.encodebytes(der) + b"-----END PUBLIC KEY-----\n"
+    return PublicKey(der, pem, kind, point)
+
+
+def split_spki(der: bytes) -> tuple[bytes, bytes]:
+    """SubjectPublicKeyInfo to (AlgorithmIdentifier contents, key bytes)."""
+    body, rest = read_der(der, 0x30)
+    algorithm, tail = read_der(body, 0x30)
+    bits, after = read_der(tail, 0x03)
+    if rest or after or bits[:1] != b"\0":
+        raise DerError("has bytes where none belong")
+    return algorithm, bits[1:]
+
+
+def parse_key_bits(oid: bytes, parameters: bytes, bits: bytes) -> tuple[str, tuple[int, int] | None]:
+    """The kind of key and, for P-256, its point, which must lie on the curve."""
+    if oid == OID_RSA:
+        return "RSA", None
+    if oid == OID_ED25519 and len(bits) == 32 and not parameters:
+        return "Ed25519", None
+    if oid != OID_EC:
+        raise ValueError("its algorithm is none of ECDSA, RSA, Ed25519")
+    curve, rest = read_der(parameters, 0x06)
+    if curve not in CURVES or rest:
+        raise ValueError("its curve is none of P-256, P-384, P-521")
+    kind, width = CURVES[curve]
+    if len(bits) != 1 + 2 * width or bits[0] != 4:
+        raise ValueError("its point is not in uncompressed form")
+    x, y = int.from_bytes(bits[1 : 1 + width], "big"), int.from_bytes(bits[1 + width :], "big")
+    if kind != "P-256":
+        return kind, None
+    if x >= P256_P or y >= P256_P or (y * y - x * x * x + 3 * x - P256_B) % P256_P:
+        raise ValueError("its point is not on the curve")
+    return kind, (x, y)
+
+
+def add_points(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Sum of two P-256 points in Jacobian coordinates; z = 0 is the point at infinity."""
+    if not a[2] or not b[2]:
+        return a if a[2] else b
+    z1, z2 = a[2] * a[2] % P256_P, b[2] * b[2] % P256_P
+    u1, u2 = a[0] * z2 % P256_P, b[0] * z1 % P256_P
+    s1, s2 = a[1] * z2 * b[2] % P256_P, b[1] * z1 * a[2] % P256_P
+    if u1 == u2:
+        return double_point(a) if s1 == s2 else (1, 1, 0)
+    h, r = (u2 - u1) % P256_P, (s2 - s1) % P256_P
+    h2 = h * h % P256_P
+    h3, v = h2 * h % P256_P, u1 * h2 % P256_P
+    x = (r * r - h3 - 2 * v) % P256_P
+    return x, (r * (v - x) - s1 * h3) % P256_P, h * a[2] * b[2] % P256_P
+
+
+def double_point(a: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Twice a P-256 point in Jacobian coordinates (the curve has a = -3)."""
+    x, y, z = a
+    if not z or not y:
+        return 1, 1, 0
+    z2, y2 = z * z % P256_P, y * y % P256_P
+    slope, s = 3 * (x - z2) * (x + z2) % P256_P, 4 * x * y2 % P256_P
+    x3 = (slope * slope - 2 * s) % P256_P
+    return x3, (slope * (s - x3) - 8 * y2 * y2) % P256_P, 2 * y * z % P256_P
+
+
+def verify_p256(point: tuple[int, int], digest: bytes, r: int, s: int) -> bool:
+    """ECDSA verification on P-256 with a SHA-256 digest (FIPS 186-4 6.4); verifies only, so speed and
+    constant time do not matter: nothing here is secret.
+    """
+    if not (0 < r < P256_N and 0 < s < P256_N):
+        return False
+    inverse = pow(s, -1, P256_N)
+    u1, u2 = int.from_bytes(digest, "big") * inverse % P256_N, r * inverse % P256_N
+    base, key = (P256_G[0], P256_G[1], 1), (point[0], point[1], 1)
+    table = ((1, 1, 0), base, key, add_points(base, key))
+    total = (1, 1, 0)
+    for bit in range(255, -1, -1):
+        total = add_points(double_point(total), table[(u1 >> bit & 1) | (u2 >> bit & 1) << 1])
+    if not total[2]:
+        return False
+    return total[0] * pow(total[2], -2, P256_P) % P256_P % P256_N == r
+
+
+def parse_signature(data: bytes, kind: str) -> bytes:
+    """A detached signature file (base64, as cosign writes it) to the raw signature.
+
+    ValueError for an empty one, anything around the base64, and, for ECDSA, anything but strict DER:
+    openssl takes bytes after the signature where cosign does not, and the verdict must be one.
+    """
+    import base64
+
+    text = b"".join(data.split(b"\n")).replace(b"\r", b"").strip(b" \t")
+    if not text:
+        raise ValueError("the signature is empty")
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError("the signature is not base64") from None
+    if base64.b64encode(raw) != text:
+        raise ValueError("the signature is not canonical base64")
+    if kind.startswith("P-"):
+        try:
+            r, s = parse_ecdsa_signature(raw)
+        except DerError as error:
+            raise ValueError("the signature is not strict DER: %s" % error) from None
+        if kind == "P-256" and not (r < P256_N and s < P256_N):
+            raise ValueError("the signature's numbers are out of range")
+    return raw
+
+
+def read_subjects(provenance: Document) -> list[tuple[str, str]]:
+    """(name, SHA-256 hex or "") of every subject; ValueError when the list is missing or ambiguous."""
+    lists = [provenance[key] for key in ("subject", "subjects") if key in provenance]
+    if len(lists) != 1 or not isinstance(lists[0], list):
+        raise ValueError("the provenance has no one list of subjects")
+    subjects = []
+    for item in lists[0]:
+        digests = item.get("digest") if isinstance(item, dict) else None
+        if not isinstance(digests, dict) or not isinstance(item.get("name"), str):
+            raise ValueError("the provenance has a subject without name or digest")
+        subjects.append((item["name"], parse_digest(digests.get("sha256"))))
+    return subjects
+
+
+def subject_digest(provenance: Document | None, name: str) -> str:
+    """The SHA-256 of the one subject called `name`; ValueError when there is not exactly one."""
+    if provenance is None:
+        raise ValueError("the provenance cannot be read")
+    digests = [digest for subject, digest in read_subjects(provenance) if subject == name]
+    if len(digests) != 1:
+        raise ValueError("the provenance has %d subjects %s, not one" % (len(digests), quoted(name)))
+    if not digests[0]:
+        raise ValueError("the provenance's subject %s has no SHA-256 digest" % quoted(name))
+    return digests[0]
+
+
+def read_bundle_facts(manifest: Document | None) -> tuple[str, int, str]:
+    """(name, size in bytes, SHA-256 hex) of the manifest's bundle; ValueError when one is missing."""
+    bundle = manifest.get("bundle") if manifest is not None else None
+    if not isinstance(bundle, dict):
+        raise ValueError("the manifest describes no bundle" if manifest is not None else "the manifest cannot be read")
+    name, size, digest = bundle.get("name"), bundle.get("size"), parse_digest(bundle.get("sha256"))
+    if not isinstance(name, str) or type(size) is not int or size < 0 or not digest:
+        raise ValueError("the manifest's bundle lacks a valid name, size or sha256")
+    return name, size, digest
+
+
+def read_artifacts(manifest: Document | None) -> dict[str, tuple[int, str]]:
+    """Path to (size in bytes, SHA-256 hex) of every artifact; ValueError when the list is not sound."""
+    listed = manifest.get("artifacts") if manifest is not None else None
+    if not isinstance(listed, list):
+        raise ValueError("the manifest lists no artifacts")
+    artifacts: dict[str, tuple[int, str]] = {}
+    for item in listed:
+        fields = item if isinstance(item, dict) else {}
+        path, size, digest = fields.get("path"), fields.get("size"), parse_digest(fields.get("sha256"))
+        if not isinstance(path, str) or type(size) is not int or size < 0 or not digest:
+            raise ValueError("the manifest has an artifact without a valid path, size or sha256")
+        if path in artifacts:
+            raise ValueError("the manifest lists %s twice" % quoted(path))
+        artifacts[path] = (size, digest)
+    return artifacts
+
+
+def check_schema(manifest: Document | None, provenance: Document | None) -> list[Check]:
+    """A failure for each document of a kind that this version does not know; nothing when all is known."""
+    checks = []
+    version = manifest.get("schemaVersion") if manifest is not None else 1
+    if type(version) is not int or version != 1:
+        fault = "the manifest's schemaVersion is %s; stella %s knows 1" % (quoted(str(version)), VERSION)
+        checks.append(Check("manifest-schema", "fail", fault))
+    kind = provenance.get("_type") if provenance is not None else "https://in-toto.io/Statement/v1"
+    if kind not in ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"):
+        checks.append(
+            Check("provenance-schema", "fail", "the provenance is not an in-toto statement: %s" % quoted(str(kind)))
+        )
+    return checks
+
+
+def check_run_id(run_id: str, manifest: Document | None, provenance: Document | None) -> Check:
+    """Check 2: both documents are about this run."""
+    predicate = provenance.get("predicate") if provenance is not None else None
+    for what, document in (("manifest", manifest), ("provenance", predicate)):
+        found = document.get("runId") if isinstance(document, dict) else None
+        if found != run_id:
+            said = (
+                "is about run %s, not %s" % (quoted(found), quoted(run_id))
+                if isinstance(found, str)
+                else "names no run"
+            )
+            return Check("run-id", "fail", "the %s %s" % (what, said))
+    return Check("run-id", "pass", "both documents are about %s" % run_id)
+
+
+def check_manifest_digest(provenance: Document | None, sha256: str) -> Check:
+    """Check 3: the provenance has a subject export.json whose digest is the file's."""
+    try:
+        stated = subject_digest(provenance, MANIFEST_NAME)
+    except ValueError as error:
+        return Check("manifest-digest", "fail", str(error))
+    fault = "the provenance is about a manifest sha256:%s, this one is sha256:%s" % (stated, sha256)
+    return check_that("manifest-digest", stated == sha256, "sha256:" + sha256, fault)
+
+
+def check_bundle_digest(manifest: Document | None, provenance: Document | None) -> Check:
+    """Check 4: manifest and provenance agree on the bundle's digest."""
+    try:
+        name, _, digest = read_bundle_facts(manifest)
+        stated = subject_digest(provenance, name)
+    except ValueError as error:
+        return Check("bundle-digest", "fail", str(error))
+    fault = "the manifest says sha256:%s, the provenance sha256:%s" % (digest, stated)
+    return check_that("bundle-digest", stated == digest, "sha256:" + digest, fault)
+
+
+def check_bundle(manifest: Document | None, size: int, sha256: str) -> Check:
+    """Check 5: the file has the size and SHA-256 of the manifest's bundle."""
+    try:
+        _, stated_size, stated = read_bundle_facts(manifest)
+    except ValueError as error:
+        return Check("bundle", "fail", str(error))
+    if size != stated_size:
+        return Check("bundle", "fail", "the file has %d bytes, the manifest says %d" % (size, stated_size))
+    fault = "the file is sha256:%s, the manifest says sha256:%s" % (sha256, stated)
+    return check_that("bundle", sha256 == stated, "%d bytes, sha256:%s" % (size, sha256), fault)
+
+
+def check_age(manifest: Document | None, max_age_days: float | None, now: float) -> Check:
+    """Check 8: the signed createdAt is not older than `max_age_days`; `now` in seconds since 1970."""
+    if max_age_days is None:
+        return Check("age", "skipped", "no --max-age was given")
+    created = manifest.get("createdAt") if manifest is not None else None
+    try:
+        age_days = (now - parse_time(created if isinstance(created, str) else "")) / 86400
+    except ValidationError:
+        return Check("age", "fail", "the manifest has no valid createdAt")
+    if age_days < -1:
+        return Check("age", "fail", "the manifest is from the future (%s); is this host's clock right?" % created)
+    fault = "the manifest is %.1f days old (%s), --max-age allows %g" % (age_days, created, max_age_days)
+    return check_that("age", age_days <= max_age_days, "signed %s, %.1f days ago" % (created, max(age_days, 0)), fault)
+
+
+# The reader of tar archives below is our own because tarfile is three times slower on a stream and, more
+# to the point, knows sparse files, GNU long names and guessing, and skips what it does not understand.
+# This one reads ustar and PAX headers (POSIX.1-2017, pax, "Extended Description") and refuses the rest.
+
+
+class ArchiveError(ValueError):
+    """The archive is not exactly what the manifest says, or not an archive that can be trusted."""
+
+
+class Member:
+    """One regular file of an archive: `path`, `size` in bytes."""
+
+    __slots__ = ("path", "size")
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+
+
+TAR_TYPES = {
+    b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a directory",
+    b"6": "a FIFO", b"7": "a contiguous file", b"S": "a GNU sparse file", b"L": "a GNU long name",
+    b"K": "a GNU long link name", b"M": "a continued volume", b"D": "a GNU directory dump", b"V": "a volume label",
+}  # fmt: skip
+PAX_IGNORED = ("mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment")
+
+
+def parse_octal(field: bytes) -> int:
+    """A number field of a tar header: octal digits, then NULs or spaces; base 256 is refused."""
+    digits = field.rstrip(b" \0").lstrip(b" ")
+    if not digits or digits.strip(b"01234567"):
+        raise ArchiveError("a header has a number that is not octal")
+    return int(digits, 8)
+
+
+def parse_tar_text(field: bytes) -> str:
+    """A name field: UTF-8 up to the first NUL, and nothing but NULs after it."""
+    text, _, after = field.partition(b"\0")
+    if after.strip(b"\0"):
+        raise ArchiveError("a name goes on after a NUL")
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ArchiveError("a name is not UTF-8") from None
+
+
+def parse_pax(data: bytes) -> dict[str, str]:
+    r"""The records of an extended header, `<length> <key>=<value>\n` each; unknown and double keys are refused."""
+    records: dict[str, str] = {}
+    while data:
+        length, space, _ = data[:20].partition(b" ")
+        if not space or not length.isdigit() or not len(length) + 3 < int(length) <= len(data):
+            raise ArchiveError("an extended header is malformed")
+        record, data = data[len(length) + 1 : int(length)], data[int(length) :]
+        key, equals, value = record[:-1].partition(b"=")
+        if record[-1:] != b"\n" or not equals:
+            raise ArchiveError("an extended header is malformed")
+        try:
+            name, text = key.decode("utf-8"), value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ArchiveError("an extended header is not UTF-8") from None
+        if name in records or name not in ("path", "size", *PAX_IGNORED):
+            raise ArchiveError("an extended header has the unknown or repeated key %s" % quoted(name))
+        records[name] = text
+    return records
+
+
+def check_member_path(path: str) -> None:
+    """Refuses names that could leave the folder they are unpacked in or hide what they are."""
+    if not path or path.startswith("/") or ".." in path.split("/") or not path.isprintable():
+        raise ArchiveError("the member name %s is empty, absolute, has `..` or control characters" % quoted(path))
+
+
+def parse_tar_header(block: bytes) -> tuple[bytes, str, int]:
+    """A 512-byte header to (type flag, path, size in bytes)."""
+    stated = parse_octal(block[148:156])
+    if stated != sum(block) - sum(block[148:156]) + 8 * 32:
+        raise ArchiveError("a header's checksum is wrong")
+    posix, gnu = block[257:265] == b"ustar\x0000", block[257:265] == b"ustar  \0"
+    if not posix and not gnu:
+        raise ArchiveError("a header is not in ustar form")
+    path = parse_tar_text(block[:100])
+    prefix = parse_tar_text(block[345:500]) if posix else ""
+    return block[156:157], prefix + "/" + path if prefix else path, parse_octal(block[124:136])
+
+
+def read_members(read: Callable[[int], bytes]) -> Iterator[Member]:
+    """The regular files of a tar stream, in order; the caller consumes each one's data before the next.
+
+    `read(n)` gives n bytes, fewer only at the end. ArchiveError for anything but regular files.
+    """
+    extended: dict[str, str] = {}
+    while True:
+        block = read(512)
+        if len(block) < 512:
+            raise ArchiveError("the archive ends without its end mark")
+        if not block.strip(b"\0"):
+            break
+        flag, path, size = parse_tar_header(block)
+        if flag in (b"x", b"g"):
+            if extended or size > MAX_PAX_BYTES:
+                raise ArchiveError("an extended header is out of place or over %d bytes" % MAX_PAX_BYTES)
+            data = read((size + 511) // 512 * 512)
+            if len(data) < size:
+                raise ArchiveError("the archive ends inside a header")
+            extended = parse_pax(data[:size])
+            if flag == b"g":
+                if "path" in extended or "size" in extended:
+                    raise ArchiveError("a global header renames or resizes members")
+                extended = {}
+            continue
+        if flag not in (b"0", b"\0"):
+            raise ArchiveError("%s is %s" % (quoted(path), TAR_TYPES.get(flag, "of an unknown type")))
+        if "size" in extended and not (
+            extended["size"].isascii() and extended["size"].isdecimal() and len(extended["size"]) < 19
+        ):
+            raise ArchiveError("an extended header has a size that is not a number")
+        path, size = extended.get("path", path), int(extended.get("size", size))
+        check_member_path(path)
+        yield Member(path, size)
+        extended = {}
+    check_archive_end(read)
+
+
+def check_archive_end(read: Callable[[int], bytes]) -> None:
+    """After the first zero block: a second one, then zero padding and nothing else."""
+    block = read(512)
+    if block != bytes(512):
+        raise ArchiveError(
+            "the archive goes on after its end mark" if block else "the archive ends without its end mark"
+        )
+    padding = 0
+    while True:
+        data = read(CHUNK_BYTES)
+        padding += len(data)
+        if data.strip(b"\0"):
+            raise ArchiveError("the archive goes on after its end mark")
+        if padding > MAX_TAR_PADDING_BYTES:
+            raise ArchiveError("the archive is padded with more than %d bytes" % MAX_TAR_PADDING_BYTES)
+        if not data:
+            return
+
+
+def check_members(
+    artifacts: dict[str, tuple[int, str]], read: Callable[[int], bytes], new_hash: Callable[[], Any]
+) -> Check:
+    """Check 6: the archive holds the artifacts of the manifest, all of them, once, and nothing else.
+
+    Sizes are compared before a member is read, so a bomb ends at its header.
+    """
+    missing = dict(artifacts)
+    try:
+        for member in read_members(read):
+            if member.path not in artifacts:
+                raise ArchiveError("%s is not in the manifest" % quoted(member.path))
+            if member.path not in missing:
+                raise ArchiveError("%s is there twice" % quoted(member.path))
+            size, digest = missing.pop(member.path)
+            if member.size != size:
+                raise ArchiveError("%s has %d bytes, the manifest says %d" % (quoted(member.path), member.size, size))
+            hasher, left = new_hash(), size
+            while left:
+                data = read(min(left, CHUNK_BYTES))
+                if not data:
+                    raise ArchiveError("the archive ends inside %s" % quoted(member.path))
+                hasher.update(data)
+                left -= len(data)
+            if hasher.hexdigest() != digest:
+                raise ArchiveError("%s does not have the manifest's digest" % quoted(member.path))
+            if read(-size % 512).strip(b"\0"):
+                raise ArchiveError("%s is followed by hidden bytes" % quoted(member.path))
+    except ArchiveError as error:
+        return Check("artifacts", "fail", str(error))
+    if missing:
+        some = ", ".join(quoted(path) for path in sorted(missing)[:3])
+        return Check("artifacts", "fail", "%d missing from the archive: %s" % (len(missing), some))
+    return Check("artifacts", "pass", "%d members, each with the manifest's size and digest" % len(artifacts))
+
+
+# ==================================================================================================
+# Room 8. Configuration
+#
+# One table of settings; flag, environment, profile file, default, in this order (contract 1). The only
+# reader of the environment. A profile file is read strictly: an unknown key or a wrong type is an error.
+# ==================================================================================================
+
+
+class Setting:
+    """A row of the table: where a setting may come from, of what kind it is, and what it is for."""
+
+    __slots__ = ("default", "environment", "flag", "help", "key", "kind", "metavar", "name")
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        flag: str,
+        environment: tuple[str, ...],
+        key: str,
+        default: Json,
+        metavar: str,
+        text: str,
+    ) -> None:
+        self.name = name
+        self.kind = kind  # text, path, number, count, switch
+        self.flag = flag
+        self.environment = environment
+        self.key = key
+        self.default = default
+        self.metavar = metavar
+        self.help = text
+
+
+FORMATS = ("table", "json", "yaml")
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+SETTINGS = (
+    Setting("server", "text", "--server", ("STELLA_SERVER",), "server", "https://stella.local", "URL", "gateway root"),
+    Setting(
+        "tenant", "text", "--tenant", ("STELLA_TENANT",), "tenant", "", "ID", "tenant, for tokens of several tenants"
+    ),
+    Setting("token", "text", "", ("STELLA_TOKEN",), "token", "", "", "bearer token"),
+    Setting("token_file", "path", "", (), "token_file", "", "", "file that holds the token"),
+    Setting(
+        "format",
+        "text",
+        "--format",
+        (),
+        "format",
+        "",
+        "table|json|yaml",
+        "output form; default: table on a terminal, else json",
+    ),
+    Setting(
+        "object_endpoint", "text", "", ("STELLA_EXPORT_OBJECT_ENDPOINT",), "object_endpoint", "", "", "object store"
+    ),
+    Setting(
+        "ca_file",
+        "path",
+        "--ca-file",
+        CA_VARIABLES,
+        "ca_file",
+        "",
+        "FILE",
+        "CA bundle to trust instead of the system's",
+    ),
+    Setting("client_cert", "path", "", (), "client_cert", "", "", "client certificate"),
+    Setting("client_key", "path", "", (), "client_key", "", "", "its private key"),
+    Setting("tls_strict", "switch", "", (), "tls_strict", True, "", "Python 3.13's strict CA checks"),
+    Setting("timeout", "number", "--timeout", (), "timeout", 30.0, "SECONDS", "longest wait for a byte; default 30"),
+    Setting("retries", "count", "--retries", (), "retries", 5, "N", "retries of one operation; default 5"),
+    Setting(
+        "retry_delay",
+        "number",
+        "--retry-delay",
+        (),
+        "retry_delay",
+        0.5,
+        "SECONDS",
+        "base delay between retries; default 0.5",
+    ),
+    Setting("dpop_key", "path", "", ("STELLA_DPOP_KEY",), "dpop_key", "", "", "DPoP key (RFC 9449)"),
+    Setting("cosign", "text", "", ("STELLA_COSIGN",), "", "", "", "cosign program"),
+    Setting("zstd", "text", "", ("STELLA_ZSTD",), "", "", "", "zstd program"),
+    Setting("openssl", "text", "", ("STELLA_OPENSSL",), "", "", "", "openssl program"),
+    Setting("no_color", "text", "", ("NO_COLOR",), "", "", "", "no colour"),
+    Setting("term", "text", "", ("TERM",), "", "", "", "kind of terminal"),
+    Setting("columns", "text", "", ("COLUMNS",), "", "", "", "width of output"),
+    Setting("traceparent", "text", "", ("TRACEPARENT",), "", "", "", "W3C trace context to go on with"),
+    Setting("https_proxy", "text", "", ("https_proxy", "HTTPS_PROXY"), "", "", "", "proxy for https"),
+    Setting("http_proxy", "text", "", ("http_proxy", "HTTP_PROXY"), "", "", "", "proxy for http"),
+    Setting("no_proxy", "text", "", ("no_proxy", "NO_PROXY"), "", "", "", "hosts that take no proxy"),
+)
+
+
+class Config:
+    """The settings of one invocation, and in `sources` where each came from, for messages."""
+
+    def __init__(self, values: dict[str, Json], sources: dict[str, str], warnings: list[str]) -> None:
+        self.server: str = values["server"]
+        self.tenant: str = values["tenant"]
+        self.token: str = values["token"]
+        self.profile: str = values["profile"]
+        self.format: str = values["format"]
+        self.object_endpoint: str = values["object_endpoint"]
+        self.ca_file: str = values["ca_file"]
+        self.client_cert: str = values["client_cert"]
+        self.client_key: str = values["client_key"]
+        self.tls_strict: bool = values["tls_strict"]
+        self.timeout: float = values["timeout"]
+        self.retries: int = values["retries"]
+        self.retry_delay: float = values["retry_delay"]
+        self.dpop_key: str = values["dpop_key"]
+        self.programs = {name: str(values[name]) for name in ("cosign", "zstd", "openssl")}
+        self.proxies = {"https": str(values["https_proxy"]), "http": str(values["http_proxy"])}
+        self.no_proxy: str = values["no_proxy"]
+        self.traceparent: str = values["traceparent"]
+        self.color = not values["no_color"] and values["term"] != "dumb"
+        self.dumb: bool = values["term"] in ("dumb", "")
+        self.columns = int(values["columns"]) if str(values["columns"]).isdecimal() else 0
+        self.trace: bool = values["trace"]
+        self.allow_http: bool = values["allow_http"]
+        self.sources = sources
+        self.warnings = warnings
+
+    def source(self, name: str) -> str:
+        """Where a setting came from, such as `--server` or `STELLA_SERVER`."""
+        return self.sources.get(name, name)
+
+
+def read_small(path: str, what: str, limit: int) -> bytes:
+    """A file that the user named, at most `limit` bytes; ConfigError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the name is not valid"
+        raise ConfigError("cannot read the %s %s: %s" % (what, printable(path), reason)) from None
+    if len(data) > limit:
+        raise ConfigError("the %s %s has more than %d bytes" % (what, printable(path), limit))
+    return data
+
+
+def parse_flat_toml(text: str) -> Document:
+    """Flat `key = value` TOML (strings, numbers, booleans, comments), for Python before 3.11.
+
+    Strict: what it does not know it refuses, so that it never reads a file differently from tomllib.
+    """
+    import re
+
+    values: Document = {}
+    key = r"[ \t]*([A-Za-z0-9_-]+)[ \t]*=[ \t]*"
+    plain, literal = r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[btnfr"\\])*)"', r"'([^'\x00-\x08\x0a-\x1f\x7f]*)'"
+    number = r"([+-]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
+    pattern = "%s(?:%s|%s|%s|(true|false))[ \t]*(?:#[^\x00-\x08\x0a-\x1f\x7f]*)?" % (key, plain, literal, number)
+    escapes = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
+    for index, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        if re.fullmatch("[ \t]*(?:#[^\x00-\x08\x0a-\x1f\x7f]*)?", line):
+            continue
+        match = re.fullmatch(pattern, line)
+        if match is None or match.group(1) in values:
+            twice = match is not None
+            reason = (
+                "a key that is there already"
+                if twice
+                else "something that Python %d.%d reads only as `key = value`" % sys.version_info[:2]
+            )
+            raise ValueError("line %d has %s" % (index, reason))
+        name, double, single, digits, word = match.groups()
+        if double is not None:
+            values[name] = re.sub(r"\\(.)", lambda found: escapes[found.group(1)], double)
+        elif digits is not None:
+            values[name] = int(digits) if digits.lstrip("+-").isdecimal() else float(digits)
+        else:
+            values[name] = single if single is not None else word == "true"
+    return values
+
+
+def read_toml(path: str) -> Document:
+    """A profile file as a flat table; ConfigError names file and line."""
+    try:
+        text = read_small(path, "profile file", MAX_CONFIG_BYTES).decode("utf-8")
+        if sys.version_info >= (3, 11):
+            import tomllib
+
+            return tomllib.loads(text)
+        return parse_flat_toml(text)
+    except RecursionError:
+        raise ConfigError("profile file %s: is nested too deep" % printable(path)) from None
+    except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+        raise ConfigError("profile file %s: %s" % (printable(path), printable(str(error)))) from None
+
+
+def readable_by_others(path: str) -> bool:
+    """True when group or others may read the file (not asked on Windows, where modes mean nothing)."""
+    return os.name == "posix" and bool(os.stat(path).st_mode & 0o044)
+
+
+def load_profile(name: str, warnings: list[str]) -> Document:
+    """~/.stella/profiles/NAME.toml, checked against the table; relative paths are from its folder."""
+    allowed = name.isascii() and all(char.isalnum() or char in "._-" for char in name)
+    if not name or name[0] == "." or not allowed:
+        raise ConfigError("the profile name %s is not made of letters, digits, `.`, `_` and `-`" % quoted(name))
+    path = os.path.join(os.path.expanduser("~"), ".stella", "profiles", name + ".toml")
+    table = read_toml(path)
+    known = {setting.key: setting for setting in SETTINGS if setting.key}
+    wrong = []
+    for key, value in table.items():
+        setting = known.get(key)
+        if setting is None:
+            wrong.append("unknown key %s" % quoted(key))
+        elif not fits_kind(value, setting.kind):
+            wrong.append("key %s must be %s" % (quoted(key), KINDS[setting.kind]))
+        elif setting.kind == "path":
+            table[key] = os.path.join(os.path.dirname(path), os.path.expanduser(value))
+    if "token" in table and "token_file" in table:
+        wrong.append("token and token_file cannot stand together")
+    if wrong:
+        raise ConfigError(
+            "profile file %s is not valid" % printable(path), wrong, "known keys: " + ", ".join(sorted(known))
+        )
+    if "token" in table and readable_by_others(path):
+        warnings.append("%s holds a token and others can read it; chmod 600 %s" % (path, path))
+    return table
+
+
+KINDS = {
+    "text": "a string",
+    "path": "a string, the path of a file",
+    "number": "a number of seconds from 0 to 86400",
+    "count": "a whole number from 0 to 1000",
+    "switch": "true or false",
+}
+
+
+def fits_kind(value: Json, kind: str) -> bool:
+    """True when a value from a profile file has the type that the table asks for."""
+    if kind in ("text", "path"):
+        return isinstance(value, str)
+    if kind == "switch":
+        return isinstance(value, bool)
+    if kind == "count":
+        return type(value) is int and 0 <= value <= 1000
+    return type(value) in (int, float) and 0 <= value <= 86400
+
+
+def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = None) -> Config:
+    """The configuration of this invocation; ConfigError when a source cannot be used.
+
+    flags: the global options by setting name, absent or None where not given.
+    """
+    environment = os.environ if environ is None else environ
+    warnings: list[str] = []
+    profile = flags.get("profile") or environment.get("STELLA_PROFILE") or ""
+    table = load_profile(profile, warnings) if profile else {}
+    values: dict[str, Json] = {"profile": profile}
+    sources: dict[str, str] = {}
+    for setting in SETTINGS:
+        values[setting.name] = setting.default
+        variable = next((name for name in setting.environment if environment.get(name)), "")
+        if flags.get(setting.name) is not None:
+            values[setting.name], sources[setting.name] = flags[setting.name], setting.flag
+        elif variable:
+            values[setting.name], sources[setting.name] = environment[variable], variable
+        elif setting.key in table:
+            values[setting.name], sources[setting.name] = table[setting.key], "profile %s" % profile
+    values["trace"] = bool(flags.get("trace"))
+    values["allow_http"] = bool(flags.get("allow_http"))
+    if values["format"] not in ("", *FORMATS):
+        raise ConfigError("format %s is none of table, json, yaml" % quoted(values["format"]))
+    if values["timeout"] == 0:
+        raise ConfigError("timeout must be more than 0 seconds")
+    if values["token_file"] and "token" not in sources:
+        values["token"], sources["token"] = read_token_file(values["token_file"], warnings), "token_file"
+    values["token"] = check_token(values["token"], sources.get("token", ""))
+    return Config(values, sources, warnings)
+
+
+def read_token_file(path: str, warnings: list[str]) -> str:
+    """The token in a file; it may end in a line break."""
+    if os.path.basename(path) == "-":
+        raise ConfigError("token_file cannot be `-`: standard input is not read for secrets")
+    data = read_small(path, "token file", MAX_CONFIG_BYTES)
+    if readable_by_others(path):
+        warnings.append("others can read the token file %s; chmod 600 %s" % (path, path))
+    return data.decode("utf-8", "replace")
+
+
+def check_token(token: str, source: str) -> str:
+    """The token without white space around it; refused when it could not stand in a header."""
+    token = token.strip()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("the token from %s has characters that no token has (spaces, controls or non-ASCII)" % source)
+    return token
+
+
+def inherited_environment() -> dict[str, str]:
+    """What a program of ours needs from the surroundings: where to find libraries and to put temporary files."""
+    names = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+# ==================================================================================================
+# Room 9. Terminal
+#
+# What people and scripts read: tables, views, JSON, YAML, progress. Standard output is the product,
+# standard error is talk. The only room that writes to either. Server text for people passes
+# `printable`; JSON and YAML keep every value.
+# ==================================================================================================
+
+
+def json_text(value: Json, pretty: bool = True, level: int = 0) -> str:
+    """JSON in the given key order, two-space indented or compact, numbers in their own spelling."""
+    from json.encoder import encode_basestring
+
+    if isinstance(value, (dict, list)) and value:
+        inner = "\n" + "  " * (level + 1) if pretty else ""
+        colon = ": " if pretty else ":"
+        if isinstance(value, dict):
+            items = [encode_basestring(key) + colon + json_text(item, pretty, level + 1) for key, item in value.items()]
+        else:
+            items = [json_text(item, pretty, level + 1) for item in value]
+        body = inner + ("," + inner).join(items) + ("\n" + "  " * level if pretty else "")
+        return "{%s}" % body if isinstance(value, dict) else "[%s]" % body
+    if isinstance(value, str):
+        return encode_basestring(value)
+    return scalar_text(value)
+
+
+def scalar_text(value: Json) -> str:
+    """null, true, false, numbers and empty containers as JSON."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "true" if value else "false"
+    if isinstance(value, (dict, list)):
+        return "{}" if isinstance(value, dict) else "[]"
+    return value.text if isinstance(value, Number) else repr(value)
+
+
+# Words that a YAML 1.1 or 1.2 reader takes for something other than a string.
+YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"))
+
+
+def yaml_string(text: str) -> str:
+    """A string that every YAML reader gives back unchanged: plain where that is beyond doubt, else quoted."""
+    import re
+
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./+-]*(?: [A-Za-z0-9_./+-]+)*", text) and text.lower() not in YAML_WORDS:
+        return text
+    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+    def escape(char: str) -> str:
+        code = ord(char)
+        return escapes.get(char) or ("\\x%02x" if code < 0x100 else "\\u%04x" if code < 0x10000 else "\\U%08x") % code
+
+    return '"%s"' % "".join(escape(char) if char in escapes or not char.isprintable() else char for char in text)
+
+
+def yaml_scalar(value: Json) -> str:
+    """Any value without items; floats get the point and the signed exponent that YAML 1.1 asks for."""
+    if isinstance(value, str):
+        return yaml_string(value)
+    text = scalar_text(value)
+    if isinstance(value, float):
+        mantissa, mark, exponent = text.lower().partition("e")
+        mantissa = mantissa if "." in mantissa else mantissa + ".0"
+        text = mantissa + (mark + (exponent if exponent[0] in "+-" else "+" + exponent) if mark else "")
+    return text
+
+
+def yaml_lines(value: Json, indent: str = "") -> Iterator[str]:
+    """A value as YAML block lines."""
+    if not isinstance(value, (dict, list)) or not value:
+        yield indent + yaml_scalar(value)
+        return
+    items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+    for key, item in items:
+        mark = "-"
+        if key is not None:
+            name = yaml_string(key)
+            mark = name + ":"
+            if len(name) > 1000:  # YAML reads a simple key only up to 1024 characters
+                yield "%s? %s" % (indent, name)
+                mark = ":"
+        if not isinstance(item, (dict, list)) or not item:
+            yield "%s%s %s" % (indent, mark, yaml_scalar(item))
+        elif key is None and isinstance(item, dict) and len(next(iter(item))) < 500:
+            lines = yaml_lines(item, indent + "  ")
+            yield indent + "- " + next(lines)[len(indent) + 2 :]
+            yield from lines
+        else:
+            yield indent + mark
+            yield from yaml_lines(item, indent + "  ")
+
+
+def yaml_text(value: Json) -> str:
+    """A value as YAML that reads back to the same value with YAML 1.1 and 1.2 readers."""
+    return "\n".join(yaml_lines(value))
+
+
+def text_width(text: str) -> int:
+    """Terminal columns of printable text."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.category(char) in ("Mn", "Me") for char in text)
+
+
+def clip_text(text: str, width: int) -> str:
+    """Text cut to `width` columns, with an ellipsis where something was cut."""
+    if text_width(text) <= width:
+        return text
+    while text and text_width(text) > width - 1:
+        text = text[:-1]
+    return text + "\u2026"
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int = 0) -> list[str]:
+    """Left-aligned columns, two spaces apart; with `columns` the widest cells shrink to fit a terminal."""
+    cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(text_width(row[index]) for row in cells) for index in range(len(header))]
+    while columns and sum(widths) + 2 * (len(widths) - 1) > columns and max(widths) > 8:
+        widths[widths.index(max(widths))] -= 1
+    lines = []
+    for row in cells:
+        clipped = [clip_text(cell, width) for cell, width in zip(row, widths)]
+        padded = [cell + " " * (width - text_width(cell)) for cell, width in zip(clipped, widths)]
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def view_lines(fields: Sequence[tuple[str, str]]) -> list[str]:
+    """A short readable view: one `Name:  value` line per field that has a value."""
+    shown = [(name, printable(value)) for name, value in fields if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    return ["%-*s  %s" % (width + 1, name + ":", value) for name, value in shown]
+
+
+def size_text(count: float) -> str:
+    """Bytes for people: 512 B, 1.5 KiB, 3.0 MiB."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    step = 0
+    while count >= 1024 and step < len(units) - 1:
+        count /= 1024
+        step += 1
+    return "%d B" % count if not step else "%.1f %s" % (count, units[step])
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds for people: 0:07, 12:34, 1:02:03."""
+    whole = int(seconds)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return "%d:%02d:%02d" % (hours, minute, second) if hours else "%d:%02d" % (minute, second)
+
+
+def bar_text(percent: float | None, width: int, unicode: bool) -> str:
+    """A progress bar of `width` columns; without a percentage, an empty one."""
+    full, empty = ("\u2588", "\u2591") if unicode else ("#", "-")
+    done = int(width * min(max(percent or 0.0, 0.0), 100.0) / 100)
+    return full * done + empty * (width - done)
+
+
+def time_text(value: Json) -> str:
+    """An RFC 3339 time in UTC to the second; anything else as it came."""
+    import time
+
+    if not isinstance(value, str):
+        return ""
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(parse_time(value)))
+    except (ValidationError, OverflowError, OSError):
+        return value
+
+
+class Console:
+    """Standard output and standard error of one invocation.
+
+    Raises OutputClosed when the reader of standard output went away, LocalError when it cannot take more.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.columns_wanted = config.columns if config else 0
+        self.dumb = config.dumb if config else True
+        self.color = config.color if config else False
+        self.out_is_terminal = self._is_terminal(sys.stdout)
+        self.err_is_terminal = self._is_terminal(sys.stderr)
+        self.bars = self.err_is_terminal and not self.dumb
+        self.bar = ""  # the status line that stands on the terminal now
+
+    @staticmethod
+    def _is_terminal(stream: Any) -> bool:
+        try:
+            return bool(stream is not None and stream.isatty())
+        except ValueError:  # closed
+            return False
+
+    def columns(self) -> int:
+        """The width to draw in: COLUMNS, else the terminal's now (it may be resized), else 80."""
+        if self.columns_wanted:
+            return self.columns_wanted
+        try:
+            return os.get_terminal_size(sys.__stderr__.fileno()).columns or 80  # type: ignore[union-attr]
+        except (OSError, ValueError, AttributeError):
+            return 80
+
+    def unicode(self) -> bool:
+        """True when standard error can show block characters."""
+        encoding = (getattr(sys.stderr, "encoding", "") or "").lower()
+        return encoding.replace("-", "") in ("utf8", "utf8sig")
+
+    def write_bytes(self, data: bytes | memoryview) -> None:
+        """Bytes to standard output, at once."""
+        if sys.stdout is None:
+            raise LocalError("standard output is closed")
+        self.clear_bar()
+        try:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            self._drop_output()
+            raise OutputClosed from None
+        except OSError as error:
+            self._drop_output()
+            raise LocalError("cannot write to standard output: %s" % error.strerror) from None
+
+    @staticmethod
+    def _drop_output() -> None:
+        """Python flushes standard output once more at its end: give it somewhere that takes it."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+    def out(self, text: str) -> None:
+        """A line of text for people on standard output, in the encoding of the surroundings."""
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self.write_bytes((text + "\n").encode(encoding, "backslashreplace"))
+
+    def document(self, text: str) -> None:
+        """JSON or YAML on standard output: always UTF-8, lone surrogates as the escapes they came as."""
+        if self.out_is_terminal and not text.isprintable():
+            text = "".join(char if char.isprintable() or char == "\n" else json_escape(char) for char in text)
+        self.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
+
+    def err(self, text: str) -> None:
+        """A line on standard error; when that is closed or full there is nobody to tell."""
+        if sys.stderr is None:
+            return
+        self.clear_bar()
+        self._raw_err(text + "\n")
+
+    def _raw_err(self, text: str) -> None:
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        try:
+            sys.stderr.buffer.write(text.encode(encoding, "backslashreplace"))
+            sys.stderr.buffer.flush()
+        except (OSError, ValueError):
+            self.bars = False
+
+    def warn(self, text: str) -> None:
+        """A warning: something that did not stop the work."""
+        self.err("stella: warning: " + printable(text))
+
+    def draw_bar(self, text: str) -> None:
+        """Redraws the status line in place; only called where `bars` is true."""
+        text = clip_text(text, max(self.columns() - 1, 1)) if self.unicode() else text[: max(self.columns() - 1, 1)]
+        if text != self.bar:
+            self._raw_err("\r\x1b[K" + text)
+            self.bar = text
+
+    def clear_bar(self) -> None:
+        """Wipes the status line before anything else is printed."""
+        if self.bar:
+            self.bar = ""
+            self._raw_err("\r\x1b[K")
+
+    def error(self, error: StellaError) -> None:
+        """An error with its details and what to do next."""
+        parts = [printable(part) for part in (error.code, "trace " + error.trace_id if error.trace_id else "") if part]
+        self.err("stella: %s%s" % (printable(error.message), " (%s)" % ", ".join(parts) if parts else ""))
+        for detail in error.details[:MAX_ERROR_DETAILS]:
+            self.err("  " + printable(detail))
+        if error.hint:
+            self.err("  " + error.hint)
+
+
+def json_escape(char: str) -> str:
+    r"""A character as a JSON \u escape (a pair of them beyond the BMP)."""
+    import json
+
+    return json.dumps(char)[1:-1] if ord(char) != 0x7F else "\\u007f"
+
+
+# ==================================================================================================
+# Room 10. Files
+#
+# The only room that writes files. What a user names appears whole or not at all: written beside the
+# target, flushed to disk, renamed. A download's bytes live in FILE.part, and what is needed to go on
+# safely in FILE.part.json, until size and digest are right.
+# ==================================================================================================
+
+
+def local_error(action: str, path: str, error: OSError) -> LocalError:
+    """An OSError as the user's error, with the file's name once."""
+    return LocalError("cannot %s %s: %s" % (action, printable(path), error.strerror or type(error).__name__))
+
+
+def sync_folder(path: str) -> None:
+    """Flushes a rename to disk; not every system lets a folder be opened for that."""
+    try:
+        descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def make_parents(path: str) -> None:
+    """Makes the folders above a file."""
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    except OSError as error:
+        raise local_error("make the folder for", path, error) from None
+
+
+class AtomicFile:
+    """A file that appears at `path` on commit, whole, or not at all.
+
+    A link is written through to its target; something that is no regular file, such as /dev/null or a
+    FIFO, is written to directly, because a rename would replace it.
+    """
+
+    def __init__(self, path: str) -> None:
+        import stat
+
+        self.path = os.path.realpath(path)
+        self.temporary = ""
+        self._file: BinaryIO | None = None
+        make_parents(self.path)
+        try:
+            mode = os.stat(self.path).st_mode if os.path.lexists(self.path) else 0
+            if stat.S_ISDIR(mode):
+                raise LocalError("cannot write %s: it is a folder" % printable(path))
+            if mode and not stat.S_ISREG(mode):
+                self._file = open(self.path, "wb")  # noqa: SIM115 - closed in close() or discard()
+                return
+            folder, name = os.path.split(self.path)
+            temporary = os.path.join(folder, ".%s.%s.tmp" % (name[:80], os.urandom(6).hex()))
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            self.temporary = temporary
+            self._file = os.fdopen(descriptor, "wb")
+            if mode:
+                os.chmod(temporary, stat.S_IMODE(mode))
+        except OSError as error:
+            self.discard()
+            raise local_error("write", path, error) from None
+
+    def write(self, data: bytes) -> None:
+        """Adds bytes."""
+        try:
+            if self._file is not None:
+                self._file.write(data)
+        except OSError as error:
+            self.discard()
+            raise local_error("write", self.path, error) from None
+
+    def close(self) -> None:
+        """Everything is on disk, but not yet under its name."""
+        try:
+            if self._file is not None and not self._file.closed:
+                self._file.flush()
+                if self.temporary:
+                    os.fsync(self._file.fileno())
+                self._file.close()
+        except OSError as error:
+            self.discard()
+            raise local_error("write", self.path, error) from None
+
+    def commit(self) -> None:
+        """Gives the file its name."""
+        self.close()
+        if not self.temporary:
+            return
+        try:
+            os.replace(self.temporary, self.path)
+        except OSError as error:
+            self.discard()
+            raise local_error("write", self.path, error) from None
+        self.temporary = ""
+        sync_folder(self.path)
+
+    def discard(self) -> None:
+        """Leaves nothing behind; harmless after a commit."""
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError:
+                pass
+        if self.temporary:
+            remove_file(self.temporary)
+            self.temporary = ""
+
+
+def remove_file(path: str) -> None:
+    """Removes a file of ours; that it is gone already, or cannot be removed, is no error."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def write_files(contents: Sequence[tuple[str, bytes]]) -> None:
+    """Writes all of (path, bytes), or none of them."""
+    files: list[AtomicFile] = []
+    try:
+        for path, data in contents:
+            files.append(AtomicFile(path))
+            files[-1].write(data)
+        for file in files:
+            file.close()
+        for file in files:
+            file.commit()
+    finally:
+        for file in files:
+            file.discard()
+
+
+def file_facts(path: str) -> tuple[int, str]:
+    """(size in bytes, SHA-256 hex) of a file."""
+    import hashlib
+
+    hasher, size = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while True:
+            count = file.readinto(buffer)
+            if not count:
+                return size, hasher.hexdigest()
+            hasher.update(buffer[:count])
+            size += count
+
+
+class PartFile:
+    """FILE.part and FILE.part.json, held by this process alone.
+
+    The lock lies on FILE.part itself and dies with the process. flock is asked first and, because on
+    some network file systems it holds only on one host, a POSIX record lock as well.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = os.path.realpath(target)
+        self.path = self.target + ".part"
+        self.sidecar_path = self.path + ".json"
+        if os.path.isdir(self.target):
+            raise LocalError("cannot write %s: it is a folder" % printable(target))
+        make_parents(self.target)
+        try:
+            self.file = self._open()
+        except OSError as error:
+            raise local_error("write", self.path, error) from None
+
+    def _open(self) -> Any:
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+            file = os.fdopen(os.open(self.path, flags, 0o666), "r+b", buffering=0)
+            if not lock_file(file.fileno()):
+                file.close()
+                hint = "wait for it, or choose another --output"
+                raise ConfigError("another process is downloading to %s" % printable(self.target), hint=hint)
+            try:  # the process before us may just have renamed what we opened
+                if os.path.samestat(os.stat(self.path), os.fstat(file.fileno())):
+                    return file
+            except FileNotFoundError:
+                pass
+            file.close()
+
+    def size(self) -> int:
+        """Bytes in .part."""
+        return os.fstat(self.file.fileno()).st_size
+
+    def read_sidecar(self) -> Document | None:
+        """What the sidecar says, or None when there is none that can be read."""
+        try:
+            return parse_object(read_small(self.sidecar_path, "sidecar", MAX_CONFIG_BYTES), "sidecar")
+        except StellaError:
+            return None
+
+    def write_sidecar(self, facts: Document) -> None:
+        """Replaces the sidecar."""
+        write_files([(self.sidecar_path, json_text(facts).encode())])
+
+    def truncate(self, size: int) -> None:
+        """Cuts .part to `size` bytes and goes on writing there."""
+        self.file.truncate(size)
+        self.file.seek(size)
+
+    def write(self, data: memoryview) -> None:
+        """Writes all of `data` at the current place."""
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError as error:
+            raise local_error("write", self.path, error) from None
+
+    def hash_into(self, hasher: Any, size: int) -> None:
+        """Feeds the first `size` bytes of .part to a hash."""
+        self.file.seek(0)
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        while size:
+            count = self.file.readinto(buffer[: min(size, CHUNK_BYTES)])
+            if not count:
+                raise LocalError("cannot read back %s" % printable(self.path))
+            hasher.update(buffer[:count])
+            size -= count
+
+    def free_bytes(self) -> int | None:
+        """Free space where the bundle goes, or None where the system cannot tell."""
+        import shutil
+
+        try:
+            return shutil.disk_usage(os.path.dirname(self.path) or ".").free
+        except OSError:
+            return None
+
+    def sync(self) -> None:
+        """Flushes .part to disk."""
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise local_error("write", self.path, error) from None
+
+    def finish(self) -> None:
+        """The bytes are right: give them their final name."""
+        self.sync()
+        try:
+            os.replace(self.path, self.target)
+        except OSError as error:
+            raise local_error("write", self.target, error) from None
+        sync_folder(self.target)
+        remove_file(self.sidecar_path)
+        self.file.close()
+
+    def discard(self) -> None:
+        """Removes .part and its sidecar."""
+        remove_file(self.sidecar_path)
+        remove_file(self.path)
+        self.file.close()
+
+    def keep(self) -> None:
+        """Leaves .part for a later --resume; an empty one is of no use and goes."""
+        if self.file.closed:
+            return
+        if self.size():
+            self.file.close()
+        else:
+            self.discard()
+
+
+def lock_file(descriptor: int) -> bool:
+    """Takes the exclusive lock of an open file without waiting; False when another process has it."""
+    import errno
+
+    try:
+        import fcntl
+    except ImportError:
+        return lock_file_windows(descriptor)
+    for lock in (fcntl.flock, fcntl.lockf):
+        try:
+            lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            # A file system without this kind of lock: the other kind decides.
+    return True
+
+
+def lock_file_windows(descriptor: int) -> bool:
+    """The same on Windows (untried there): one byte far behind any bundle's end is locked."""
+    import importlib
+
+    msvcrt: Any = importlib.import_module("msvcrt")
+    try:
+        os.lseek(descriptor, 1 << 62, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError:
+        return False
+    return True
+
+
+# ==================================================================================================
+# Room 11. Programs
+#
+# cosign, zstd and openssl: the only subprocesses. Argument lists, no shell; the exit status decides,
+# never a phrase. A verifier works on private copies of the very bytes that were parsed and hashed, in a
+# folder of its own, with an environment that names no proxy, no home and no network.
+# ==================================================================================================
+
+
+def find_program(name: str, config: Config) -> str:
+    """The program's path: from its environment variable, else vendor/ beside this file, else PATH; or ""."""
+    import shutil
+
+    wanted = config.programs.get(name, "")
+    if wanted:
+        found = shutil.which(wanted)
+        if found is None:
+            raise ConfigError("%s names %s, which is no program" % (config.source(name), quoted(wanted)))
+        return found
+    here = os.path.dirname(os.path.realpath(__file__))
+    for folder in (os.path.join(here, "vendor"), os.path.join(here, "vendor", "bin")):
+        candidate = shutil.which(name, path=folder)
+        if candidate:
+            return candidate
+    return shutil.which(name) or ""
+
+
+def program_environment(home: str) -> dict[str, str]:
+    """The environment of a verifier: where to find libraries, a home of its own, and nothing else.
+
+    SIGSTORE_REKOR_PUBLIC_KEY: cosign 2.5.1 to 3.0.3 ask the network for the log's key even where they
+    are told to ignore the log; with any path here they do not.
+    """
+    nowhere = os.path.join(home, "none")
+    return dict(
+        inherited_environment(),
+        HOME=home,
+        LC_ALL="C",
+        SIGSTORE_REKOR_PUBLIC_KEY=nowhere,
+        TUF_ROOT=nowhere,
+        SIGSTORE_NO_CACHE="true",
+    )
+
+
+def run_program(command: list[str], home: str = "", feed: bytes = b"") -> tuple[int, bytes, bytes]:
+    """Runs a program to its end, `feed` on its standard input: (exit status, standard output, standard error)."""
+    import subprocess
+
+    environment = program_environment(home or os.path.dirname(os.path.realpath(__file__)))
+    try:
+        done = subprocess.run(
+            command, input=feed, capture_output=True, env=environment, timeout=PROGRAM_SECONDS, check=False
+        )
+    except OSError as error:
+        raise ConfigError("cannot run %s: %s" % (printable(command[0]), error.strerror)) from None
+    except subprocess.TimeoutExpired:
+        raise ConfigError("%s did not end within %d seconds" % (printable(command[0]), PROGRAM_SECONDS)) from None
+    return done.returncode, done.stdout, done.stderr
+
+
+VERIFIERS = ("auto", "cosign", "openssl", "builtin")
+
+
+class Verifier:
+    """One of cosign, openssl, builtin: `name`, `path` ("" for builtin), `version`."""
+
+    def __init__(self, name: str, path: str, version: str) -> None:
+        self.name = name
+        self.path = path
+        self.version = version
+
+
+def choose_verifier(wanted: str, config: Config) -> Verifier:
+    """The verifier asked for, or for `auto` the first of cosign, openssl, builtin that this host has.
+
+    The choice falls before any check starts; nothing falls back after a failure.
+    """
+    for name in ("cosign", "openssl") if wanted == "auto" else (wanted,):
+        if name == "builtin":
+            break
+        path = find_program(name, config)
+        if path:
+            return Verifier(name, path, program_version(name, path))
+        if wanted != "auto":
+            hint = "set %s, put it into vendor/ beside stella.py or on PATH, or leave out --verifier" % (
+                "STELLA_" + name.upper()
+            )
+            raise ConfigError("%s was asked for and is not on this host" % name, hint=hint)
+    return Verifier("builtin", "", VERSION)
+
+
+def program_version(name: str, path: str) -> str:
+    """The version that a program states, as text for the report."""
+    import re
+
+    status, out, err = run_program([path, "version"])
+    if status != 0:
+        reason = err.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise ConfigError("%s does not run (exit status %d)" % (printable(path), status), reason)
+    pattern = rb"GitVersion:\s*(\S+)" if name == "cosign" else rb"(?:OpenSSL|LibreSSL)\s+(\S+)"
+    found = re.search(pattern, out + err)
+    return found.group(1).decode("ascii", "replace") if found else "unknown"
+
+
+def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature: bytes) -> str:
+    """Checks a detached signature over `blob`: "" when it is good, else the reason why it is not.
+
+    signature: the contents of the signature file. ConfigError when this verifier cannot read the key.
+    """
+    import shutil
+    import tempfile
+
+    sigstore = signature.lstrip()[:1] == b"{"
+    if sigstore and verifier.name != "cosign":
+        raise ConfigError("the signature is a Sigstore bundle, which only cosign reads", hint="put cosign on this host")
+    try:
+        raw = b"" if sigstore else parse_signature(signature, key.kind)
+    except ValueError as error:
+        return str(error)
+    if verifier.name == "builtin":
+        return verify_builtin(key, blob, raw)
+    try:
+        folder = tempfile.mkdtemp(prefix="stella-")
+    except OSError as error:
+        raise local_error("make a folder under", tempfile.gettempdir(), error) from None
+    try:
+        paths = [os.path.join(folder, name) for name in ("blob", "key.pub", "signature")]
+        stored = signature if sigstore or verifier.name == "cosign" else raw
+        write_files(list(zip(paths, (blob, key.pem, stored))))
+        command = (
+            cosign_command(verifier, paths, sigstore)
+            if verifier.name == "cosign"
+            else openssl_command(verifier, paths, key)
+        )
+        status, out, err = run_program(command, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if status == 0:
+        return ""
+    said = (err or out).decode("utf-8", "replace").strip().splitlines() or ["exit status %d" % status]
+    return "%s refuses the signature: %s" % (verifier.name, said[-1][:200])
+
+
+def cosign_command(verifier: Verifier, paths: list[str], sigstore: bool) -> list[str]:
+    """`cosign verify-blob` for a key of the tenant's own, which no public log knows."""
+    blob, key, signature = paths
+    kind = "--bundle" if sigstore else "--signature"
+    return [verifier.path, "verify-blob", "--key", key, kind, signature, "--insecure-ignore-tlog=true", blob]
+
+
+def openssl_command(verifier: Verifier, paths: list[str], key: PublicKey) -> list[str]:
+    """`openssl dgst -verify`, or `pkeyutl` for Ed25519, which signs the bytes and not a digest."""
+    blob, key_path, signature = paths
+    if key.kind == "Ed25519":
+        return [
+            verifier.path,
+            "pkeyutl",
+            "-verify",
+            "-pubin",
+            "-inkey",
+            key_path,
+            "-rawin",
+            "-in",
+            blob,
+            "-sigfile",
+            signature,
+        ]
+    return [verifier.path, "dgst", "-sha256", "-verify", key_path, "-signature", signature, blob]
+
+
+def verify_builtin(key: PublicKey, blob: bytes, raw: bytes) -> str:
+    """The check in plain Python, for ECDSA P-256 only."""
+    import hashlib
+
+    if key.point is None:
+        hint = "put cosign or openssl on this host"
+        raise ConfigError("the built-in verifier reads only ECDSA P-256 keys, this one is %s" % key.kind, hint=hint)
+    r, s = parse_ecdsa_signature(raw)
+    good = verify_p256(key.point, hashlib.sha256(blob).digest(), r, s)
+    return "" if good else "the signature does not belong to this file and key"
+
+
+class ArchiveSource:
+    """A bundle file as a stream of tar bytes; hashes the compressed file in the same pass.
+
+    read(n) gives n bytes, fewer only at the end. `facts()` gives (size, SHA-256 hex) of the file itself,
+    after reading what is left of it. A `.zst` goes through the zstd program.
+    """
+
+    def __init__(self, path: str, config: Config) -> None:
+        import hashlib
+
+        self._hasher = hashlib.sha256()
+        self._size = 0
+        self._path = path
+        self._left = b""  # decompressed and not yet asked for
+        self._process: Any = None
+        self._feeder: Any = None
+        self._inflate: Any = None
+        try:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed in close()
+        except OSError as error:
+            raise ConfigError("cannot read the bundle %s: %s" % (printable(path), error.strerror)) from None
+        head = self._file.read(4) or b""
+        self._file.seek(0)
+        if head == b"\x28\xb5\x2f\xfd":
+            self._start_zstd(find_program("zstd", config))
+        elif head[:2] == b"\x1f\x8b":
+            import zlib
+
+            self._inflate = zlib.decompressobj(31)
+
+    def _start_zstd(self, program: str) -> None:
+        import subprocess
+        import threading
+
+        if not program:
+            self._inflate = False  # cannot be read as an archive; facts() still can
+            return
+        try:
+            self._process = subprocess.Popen(
+                [program, "-dcq", "--no-progress"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=CHUNK_BYTES,
+            )  # fmt: skip
+        except OSError as error:
+            raise ConfigError("cannot run %s: %s" % (printable(program), error.strerror)) from None
+        self._feeder = threading.Thread(target=self._feed, daemon=True)
+        self._feeder.start()
+
+    def _feed(self) -> None:
+        """The second thread: file to hash and to zstd. When zstd stops taking, the hash goes on alone."""
+        pipe = self._process.stdin
+        taken = True
+        while True:
+            data = self._read_file()
+            try:
+                if taken:
+                    pipe.write(data) if data else pipe.close()
+            except OSError:
+                taken = False
+            if not data:
+                return
+
+    def _read_file(self) -> bytes:
+        data = self._file.read(CHUNK_BYTES) or b""
+        self._hasher.update(data)
+        self._size += len(data)
+        return data
+
+    @property
+    def readable(self) -> bool:
+        """False when nothing on this host can decompress the file."""
+        return self._inflate is not False
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes of the tar stream; ArchiveError when the compression is broken."""
+        if self._process is not None:
+            return self._process.stdout.read(count) or self._end_zstd()
+        while len(self._left) < count:
+            data = self._read_file()
+            more = self._inflated(data) if self._inflate else data
+            if not data and not more:
+                break
+            self._left += more
+        data, self._left = self._left[:count], self._left[count:]
+        return data
+
+    def _inflated(self, data: bytes) -> bytes:
+        import zlib
+
+        try:
+            if self._inflate.eof:
+                data = self._inflate.unused_data + data
+                if not data:
+                    return b""
+                self._inflate = zlib.decompressobj(31)
+            out = bytes(self._inflate.decompress(self._inflate.unconsumed_tail + data, 4 * CHUNK_BYTES))
+            if not data and not out and not self._inflate.eof:
+                raise ArchiveError("the gzip stream ends early")
+            return out
+        except zlib.error:
+            raise ArchiveError("the gzip stream is damaged, or goes on after its end") from None
+
+    def _end_zstd(self) -> bytes:
+        if self._process.wait() != 0:
+            raise ArchiveError("the zstd stream is damaged, or goes on after its end")
+        return b""
+
+    def facts(self) -> tuple[int, str]:
+        """(size in bytes, SHA-256 hex) of the file as stored."""
+        if self._feeder is not None:
+            self._process.stdout.close()  # whatever zstd still has to say is not wanted
+            self._feeder.join()
+        else:
+            while self._read_file():
+                pass
+        return self._size, self._hasher.hexdigest()
+
+    def close(self) -> None:
+        """Ends the program and the thread."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            self._feeder.join()
+        self._file.close()
+
+
+# ==================================================================================================
+# Room 12. HTTP
+#
+# The only sockets. http.client and not urllib: urllib sends Authorization on to other hosts at a
+# redirect, buffers nothing we could count, hides the connection whose silence we must notice, and costs
+# 27 ms of imports. One attempt is `exchange`, all attempts are `fetch`. Every header that identifies the
+# user is made in `credentials`, which asks one question: is this the gateway's own origin?
+# ==================================================================================================
+
+
+class Clock:
+    """Time and chance, so that tests can pass their own."""
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps."""
+        import time
+
+        return time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        import time
+
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        import time
+
+        time.sleep(seconds)
+
+    def random(self) -> float:
+        """A number from 0 to 1."""
+        return int.from_bytes(os.urandom(4), "big") / 0xFFFFFFFF
+
+
+class TransportError(NetworkError):
+    """One attempt failed, below HTTP or in a way that may pass: no connection, a reset, a timeout, a cut body.
+
+    retry_after: seconds that the server asks to wait.
+    """
+
+    retry_after = 0.0
+
+
+class Request:
+    """What to ask: `headers` values may be bytes; `timeout` in seconds for each read, None for the setting."""
+
+    def __init__(
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str | bytes] | None = None,
+        body: bytes | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.headers = dict(headers or {})
+        self.body = body
+        self.timeout = timeout
+
+
+class Response:
+    """The head of an answer, and its body as a stream; `headers` has lower-case names."""
+
+    def __init__(self, raw: Any, url: Url, connection_socket: Any, release: Callable[[bool], None]) -> None:
+        self.raw = raw
+        self.url = url
+        self.status: int = raw.status
+        self.headers: dict[str, str] = {}
+        for name, value in raw.headers.items():
+            known = self.headers.get(name.lower())
+            self.headers[name.lower()] = value if known is None else known + ", " + value
+        self._release = release
+        self._socket = connection_socket
+
+    def set_timeout(self, seconds: float) -> None:
+        """The longest silence from now on."""
+        self._socket.settimeout(seconds)
+
+    def read_some(self, limit: int) -> bytes:
+        """Up to `limit` bytes as soon as some are there; b"" at the end. A cut body ends early, silently:
+        http.client reports only chunked bodies that end early, so whoever knows a length must count.
+        """
+        try:
+            return bytes(self.raw.read1(limit))
+        except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
+            raise transport_error(error, self.url) from None
+
+    def read_all(self, limit: int, what: str) -> bytes:
+        """The whole body, at most `limit` bytes; TransportError when it is cut short."""
+        length = parse_length(self.headers.get("content-length")) if not self.raw.chunked else None
+        pieces, size = [], 0
+        while True:
+            piece = self.read_some(CHUNK_BYTES)
+            if not piece:
+                break
+            size += len(piece)
+            if size > limit:
+                raise ProtocolError("%s has more than %d bytes" % (what, limit))
+            pieces.append(piece)
+        if length is not None and size < length:
+            raise TransportError("%s broke off after %d of %d bytes" % (what, size, length))
+        self.close(reuse=True)
+        return b"".join(pieces)
+
+    def close(self, reuse: bool = False) -> None:
+        """Done with the answer; `reuse` when its body was read to the end."""
+        release, self._release = self._release, _released
+        release(reuse and self.raw.isclosed() and not self.raw.will_close)
+
+
+def _released(_: bool) -> None:
+    """What a response that was closed already does."""
+
+
+def transport_error(error: Exception, url: Url) -> StellaError:
+    """What went wrong below HTTP, as a sentence. TLS trust is configuration, all else the network."""
+    import http.client
+    import socket
+    import ssl
+
+    where = "%s (port %d)" % (printable(url.host), url.port)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        hint = "if this is your organisation's own CA, name its file with --ca-file or SSL_CERT_FILE"
+        if (
+            "strict" in error.verify_message.lower()
+            or "key usage" in error.verify_message.lower()
+            or error.verify_code in (79, 85, 86, 89, 90, 92, 94)
+        ):
+            hint = "Python 3.13 checks CAs more strictly; tls_strict = false in the profile file turns only that off"
+        return ConfigError("cannot trust the TLS certificate of %s: %s" % (where, error.verify_message), hint=hint)
+    if isinstance(error, socket.timeout):  # an alias of TimeoutError only from 3.10 on
+        return TransportError("%s did not answer in time" % where)
+    if isinstance(error, socket.gaierror):
+        return TransportError("cannot find the host %s: %s" % (printable(url.host), error.strerror))
+    if isinstance(error, http.client.RemoteDisconnected):
+        return TransportError("%s closed the connection without an answer" % where)
+    if isinstance(error, http.client.IncompleteRead):
+        return TransportError("the answer of %s broke off" % where)
+    if isinstance(error, http.client.HTTPException):
+        return TransportError(
+            "%s does not speak HTTP as it should: %s" % (where, printable(str(error))[:120] or type(error).__name__)
+        )
+    if isinstance(error, OSError):
+        return TransportError("cannot reach %s: %s" % (where, printable(error.strerror or str(error))[:120]))
+    raise error
+
+
+class Http:
+    """Requests with retries, redirects, proxies, TLS and the token rule.
+
+    deadline: on the monotonic clock, or None; waiting past it raises DeadlineError.
+    """
+
+    def __init__(self, config: Config, console: Console, clock: Clock) -> None:
+        self.config = config
+        self.console = console
+        self.clock = clock
+        self.deadline: float | None = None
+        try:
+            self.server = parse_url(config.server)
+        except ValueError as error:
+            raise ConfigError(
+                "%s %s" % (config.source("server"), error), hint="it looks like https://stella.example.com"
+            ) from None
+        if "?" in self.server.target:
+            raise ConfigError("%s has a query, which a gateway root cannot have" % config.source("server"))
+        if self.server.scheme == "http" and not is_loopback(self.server.host) and not config.allow_http:
+            hint = "use https://, or --allow-http if the network in between is yours"
+            raise ConfigError("the token would go unencrypted to http://%s" % self.server.authority, hint=hint)
+        self.trace_id = self._trace_id(config.traceparent)
+        self._idle: dict[Origin, list[Any]] = {}
+        self._contexts: dict[bool, Any] = {}
+        self._dpop: DpopSigner | None = None
+
+    @staticmethod
+    def _trace_id(traceparent: str) -> str:
+        """The trace id to go on with (W3C Trace Context), or a new one."""
+        import re
+
+        match = re.fullmatch(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?", traceparent)
+        valid = match and traceparent[:2] != "ff" and match.group(1).strip("0") and match.group(2).strip("0")
+        return match.group(1) if match and valid else os.urandom(16).hex()
+
+    def require_token(self) -> None:
+        """ConfigError, before any connection, when there is no token."""
+        if not self.config.token:
+            hint = "export STELLA_TOKEN=..., or set token_file in ~/.stella/profiles/NAME.toml and use --profile NAME"
+            raise ConfigError("no token is configured", hint=hint)
+
+    def is_gateway(self, url: Url) -> bool:
+        """The token rule: exactly the gateway's own scheme, host and port."""
+        return url.origin == self.server.origin
+
+    def credentials(self, method: str, url: Url) -> dict[str, str]:
+        """The headers that say who asks; for any origin but the gateway's, none."""
+        if not self.is_gateway(url):
+            return {}
+        self.require_token()
+        headers = {"X-Stella-Tenant": self.config.tenant} if self.config.tenant else {}
+        if not self.config.dpop_key:
+            return dict(headers, Authorization="Bearer " + self.config.token)
+        if self._dpop is None:
+            self._dpop = DpopSigner(self.config)
+        proof = self._dpop.proof(method, url, self.clock.now())
+        return dict(headers, Authorization="DPoP " + self.config.token, DPoP=proof)
+
+    def timeout(self, wanted: float | None) -> float:
+        """The timeout of one read, cut to what the deadline leaves."""
+        seconds = wanted if wanted is not None else self.config.timeout
+        if self.deadline is None:
+            return seconds
+        left = self.deadline - self.clock.monotonic()
+        if left <= 0:
+            raise DeadlineError("the deadline has passed")
+        return min(seconds, left)
+
+    def pause(self, seconds: float) -> None:
+        """Waits, at most until the deadline."""
+        if self.deadline is not None and self.clock.monotonic() + seconds >= self.deadline:
+            self.clock.sleep(max(self.deadline - self.clock.monotonic(), 0))
+            raise DeadlineError("the deadline has passed")
+        self.clock.sleep(seconds)
+
+    def backoff(self, attempt: int, at_least: float = 0.0) -> float:
+        """Seconds before the attempt after number `attempt`: exponential, with full jitter."""
+        ceiling = min(self.config.retry_delay * 2.0 ** min(attempt - 1, 20), MAX_BACKOFF_SECONDS)
+        return max(ceiling * self.clock.random(), min(at_least, MAX_RETRY_AFTER_SECONDS))
+
+    def _context(self, gateway: bool) -> Any:
+        """TLS settings; the client certificate is for the gateway alone."""
+        import ssl
+
+        if gateway in self._contexts:
+            return self._contexts[gateway]
+        config = self.config
+        try:
+            context = ssl.create_default_context(cafile=config.ca_file or None)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(
+                "cannot use the CA file %s (%s): %s" % (printable(config.ca_file), config.source("ca_file"), reason)
+            ) from None
+        if not config.tls_strict:
+            context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+        if gateway and config.client_cert:
+            try:
+                context.load_cert_chain(config.client_cert, config.client_key or None)
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    "cannot use the client certificate %s: %s" % (printable(config.client_cert), error)
+                ) from None
+        self._contexts[gateway] = context
+        return context
+
+    def _connect(self, url: Url, timeout: float) -> Any:
+        """A new connection object, through the proxy that the environment names, if any."""
+        import http.client
+
+        proxy = choose_proxy(url, self.config)
+        host, port = (proxy.host, proxy.port) if proxy else (url.host, url.port)
+        if url.scheme == "http":
+            connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        else:
+            connection = http.client.HTTPSConnection(
+                host, port, timeout=timeout, context=self._context(self.is_gateway(url))
+            )
+            if proxy:
+                connection.set_tunnel(url.host, url.port, proxy_authorization(self.config, "https"))
+        connection.response_class = final_response_class()
+        return connection
+
+    def _take(self, url: Url, timeout: float) -> tuple[Any, bool]:
+        """(connection, True when it was used before)."""
+        idle = self._idle.get(url.origin)
+        if not idle:
+            return self._connect(url, timeout), False
+        connection = idle.pop()
+        connection.sock.settimeout(timeout)
+        return connection, True
+
+    def send(self, request: Request) -> Response:
+        """One request, one answer, no redirect; a connection kept from before may be replaced once."""
+        timeout = self.timeout(request.timeout)
+        headers: dict[str, str | bytes] = {
+            "Host": request.url.authority,
+            "User-Agent": "stella/%s (Python %d.%d; %s)"
+            % (VERSION, sys.version_info[0], sys.version_info[1], sys.platform),
+            "Accept-Encoding": "identity",
+            "traceparent": "00-%s-%s-01" % (self.trace_id, os.urandom(8).hex()),
+        }
+        headers.update(request.headers)
+        headers.update(self.credentials(request.method, request.url))
+        while True:
+            connection, used = self._take(request.url, timeout)
+            try:
+                raw, used_socket = self._roundtrip(connection, request, headers)
+            except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
+                connection.close()
+                if used:
+                    continue
+                raise transport_error(error, request.url) from None
+            except BaseException:
+                connection.close()
+                raise
+
+            def release(reuse: bool, connection: Any = connection, raw: Any = raw) -> None:
+                if reuse:
+                    self._idle.setdefault(request.url.origin, []).append(connection)
+                else:
+                    raw.close()
+                    connection.close()
+
+            return Response(raw, request.url, used_socket, release)
+
+    def _roundtrip(self, connection: Any, request: Request, headers: Mapping[str, str | bytes]) -> tuple[Any, Any]:
+        """(http.client's response, its socket)."""
+        target = request.url.target
+        if request.url.scheme == "http" and choose_proxy(request.url, self.config):
+            target = "http://%s%s" % (request.url.authority, target)
+            headers = {**headers, **proxy_authorization(self.config, "http")}
+        connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        if request.body is not None:
+            connection.putheader("Content-Length", str(len(request.body)))
+        connection.endheaders(request.body)
+        used_socket = connection.sock  # getresponse() lets go of it where the connection will close
+        return connection.getresponse(), used_socket
+
+    def exchange(self, request: Request, attempt: int = 1) -> Response:
+        """One attempt, redirects followed (contract 2), with its line of --trace."""
+        hops = 0
+        answered_nonce = False
+        while True:
+            started = self.clock.monotonic()
+            try:
+                response = self.send(request)
+            except NetworkError as error:
+                self._trace(request, error.message, started, attempt, {})
+                raise
+            self._trace(request, str(response.status), started, attempt, response.headers)
+            if self._dpop is not None and self.is_gateway(request.url):
+                fresh = self._dpop.take_nonce(response.headers.get("dpop-nonce", ""))
+                if response.status == 401 and fresh and not answered_nonce:
+                    answered_nonce = True
+                    response.close()
+                    continue
+            if response.status not in (301, 302, 303, 307, 308):
+                return response
+            hops += 1
+            response.close()
+            request = self._redirected(request, response, hops)
+
+    def _redirected(self, request: Request, response: Response, hops: int) -> Request:
+        """The request that follows a redirect, or ProtocolError where none may be followed."""
+        where = "the server redirects %s %s (status %d)" % (request.method, request.url.path, response.status)
+        try:
+            target = resolve_url(request.url, response.headers.get("location", ""))
+        except ValueError as error:
+            raise ProtocolError("%s to a place that %s" % (where, error)) from None
+        if hops > MAX_REDIRECTS:
+            raise ProtocolError("%s more than %d times" % (where, MAX_REDIRECTS), hint="check --server")
+        if request.url.scheme == "https" and target.scheme == "http":
+            raise ProtocolError("%s from https to http, which is not followed" % where)
+        if request.method not in ("GET", "HEAD") and not (
+            response.status in (307, 308) and target.origin == request.url.origin
+        ):
+            raise ProtocolError(
+                "%s, which is not followed for a request that changes something" % where, hint="check --server"
+            )
+        headers = dict(request.headers)
+        if target.origin != request.url.origin:
+            headers.pop("Authorization", None)  # a registry's own token stays with that registry
+        return Request(request.method, target, headers, request.body, request.timeout)
+
+    def _trace(self, request: Request, outcome: str, started: float, attempt: int, headers: Mapping[str, str]) -> None:
+        if not self.config.trace:
+            return
+        milliseconds = (self.clock.monotonic() - started) * 1000
+        server_trace = headers.get("x-stella-trace-id") or headers.get("traceparent", "")[3:35] or "-"
+        origin = "" if self.is_gateway(request.url) else "%s://%s" % (request.url.scheme, request.url.authority)
+        line = "trace: %s %s%s -> %s in %.1f ms attempt=%d trace=%s server-trace=%s" % (
+            request.method, origin, request.url.path, outcome, milliseconds, attempt, self.trace_id, server_trace,
+        )  # fmt: skip
+        self.console.err(printable(line + quota_text(headers)))
+
+    def fetch(self, request: Request, consume: Callable[[Response], Json], take: tuple[int, ...] = ()) -> Json:
+        """All attempts: the value that `consume` makes of a good answer, else the last attempt's error.
+
+        take: statuses that count as a good answer besides 2xx.
+        """
+        attempt = 1
+        while True:
+            at_least = 0.0
+            try:
+                response = self.exchange(request, attempt)
+                if response.status < 300 or response.status in take:
+                    try:
+                        return consume(response)
+                    finally:
+                        response.close()
+                at_least = self.retry_after(response.headers)
+                failure, again = read_failure(response)
+            except TransportError as error:
+                failure, again = error, True
+            if not again:
+                raise failure
+            if attempt > self.config.retries:
+                raise give_up(failure, attempt)
+            self.pause(self.backoff(attempt, at_least))
+            attempt += 1
+
+    def retry_after(self, headers: Mapping[str, str]) -> float:
+        """Retry-After in seconds from now (RFC 9110 10.2.3), 0 where there is none that can be read."""
+        import email.utils
+
+        value = headers.get("retry-after", "").strip()
+        if value.isascii() and value.isdecimal():
+            return float(value[:9])
+        try:
+            return max(email.utils.parsedate_to_datetime(value).timestamp() - self.clock.now(), 0.0)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return 0.0
+
+    def close(self) -> None:
+        """Closes the idle connections."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
+        self._idle.clear()
+
+
+def final_response_class() -> Any:
+    """http.client's response, but skipping every 1xx answer; it skips only 100 and takes 103 for the end."""
+    import http.client
+
+    class FinalResponse(http.client.HTTPResponse):
+        def _read_status(self) -> tuple[str, int, str]:
+            for _ in range(MAX_INTERIM_ANSWERS):
+                version, status, reason = super()._read_status()  # type: ignore[misc]
+                if not 101 < status < 200:
+                    return version, status, reason
+                http.client.parse_headers(self.fp)
+            raise http.client.HTTPException("too many interim answers")
+
+    return FinalResponse
+
+
+def quota_text(headers: Mapping[str, str]) -> str:
+    """The quota headers of an answer as ` quota-limit=4 quota-remaining=0 quota-reset=...`, or ""."""
+    names = ("limit", "remaining", "reset")
+    return "".join(
+        " quota-%s=%s" % (name, headers["x-stella-quota-" + name])
+        for name in names
+        if "x-stella-quota-" + name in headers
+    )
+
+
+STATUS_ERRORS: dict[int, type[StellaError]] = {
+    400: ValidationError, 422: ValidationError, 401: ConfigError, 403: MissingError, 404: MissingError,
+    410: MissingError, 409: QuotaError, 412: QuotaError, 429: QuotaError,
+    408: NetworkError, 500: NetworkError, 502: NetworkError, 503: NetworkError, 504: NetworkError,
+}  # fmt: skip
+STATUS_HINTS = {
+    401: "get a new token and set STELLA_TOKEN; each command's --help names the scope it needs",
+    403: "the token lacks the scope or the tenant for this",
+}
+CODE_ERRORS: dict[str, type[StellaError]] = {
+    "ERR_EXPORT_001": ValidationError,
+    "ERR_EXPORT_002": MissingError,
+    "ERR_EXPORT_003": QuotaError,
+    "ERR_EXPORT_QUOTA": QuotaError,
+    "ERR_EXPORT_004": RunFailedError,
+    "ERR_EXPORT_005": RunFailedError,
+    "ERR_EXPORT_006": RunFailedError,
+}
+
+
+def read_failure(response: Response) -> tuple[StellaError, bool]:
+    """(the error that an answer stands for, whether to try again); reads and closes the answer."""
+    try:
+        body = response.read_all(MAX_ERROR_BYTES, "the error body")
+    except StellaError:
+        body = b""
+    response.close()
+    return decide_failure(response.status, response.headers, body, response.url)
+
+
+def decide_failure(status: int, headers: Mapping[str, str], body: bytes, url: Url) -> tuple[StellaError, bool]:
+    """Contract 2 and 5: the body's code wins over the status; some errors are worth another attempt."""
+    try:
+        document = parse_object(body, "the error body", keep_numbers=True)
+    except ValidationError:
+        document = {}
+    code, message, trace_id = (document.get(key) for key in ("code", "message", "traceId"))
+    code = code if isinstance(code, str) else ""
+    kind = CODE_ERRORS.get(code) or STATUS_ERRORS.get(status, ProtocolError)
+    if status == 500 and code and code not in CODE_ERRORS:
+        kind = ProtocolError
+    text = (
+        message
+        if isinstance(message, str) and message
+        else "the server answered %s with status %d" % (url.path, status)
+    )
+    details = [detail_text(detail) for detail in as_list(document.get("details"))]
+    if kind is QuotaError and quota_text(headers):
+        details.append("quota:" + quota_text(headers).replace(" quota-", " "))
+    hint = STATUS_HINTS.get(status, "") if kind is STATUS_ERRORS.get(status) else ""
+    if kind is MissingError and status == 404 and not document:
+        hint = "is %s the gateway's root? see --server" % url.authority
+    ours = code.startswith("ERR_EXPORT_")
+    again = not ours and (status in (408, 429, 502, 503, 504) or (status == 500 and not code))
+    return kind(text, details, hint, code, trace_id if isinstance(trace_id, str) else ""), again
+
+
+def as_list(value: Json) -> list[Json]:
+    """A list, or an empty one for anything else: a server's document may have any shape."""
+    return value if isinstance(value, list) else []
+
+
+def as_dict(value: Json) -> Document:
+    """An object, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_text(value: Json) -> str:
+    """A string, or "" for anything else."""
+    return value if isinstance(value, str) else ""
+
+
+def detail_text(detail: Json) -> str:
+    """An entry of `details`: a string, or `{"path", "message"}`."""
+    if isinstance(detail, dict) and isinstance(detail.get("message"), str):
+        path = detail.get("path")
+        return "%s: %s" % (path, detail["message"]) if isinstance(path, str) and path else str(detail["message"])
+    return detail if isinstance(detail, str) else json_text(detail, pretty=False)[:200]
+
+
+def give_up(failure: StellaError, attempts: int) -> StellaError:
+    """The last attempt's error, saying how many there were."""
+    if attempts > 1:
+        failure.message += ", after %d attempts" % attempts
+    if not failure.hint and isinstance(failure, NetworkError):
+        failure.hint = "check --server and the network, or raise --retries"
+    return failure
+
+
+def choose_proxy(url: Url, config: Config) -> Url | None:
+    """The proxy for a URL, as curl chooses it; never one for a loopback host, which has no way to it."""
+    wanted = config.proxies.get(url.scheme, "")
+    if not wanted or is_loopback(url.host) or bypasses_proxy(url, config.no_proxy):
+        return None
+    text = wanted if "://" in wanted else "http://" + wanted
+    scheme, _, rest = text.partition("://")
+    try:
+        proxy = parse_url(scheme + "://" + rest.rpartition("@")[2])
+    except ValueError as error:
+        raise ConfigError("%s %s" % (config.source(url.scheme + "_proxy"), error)) from None
+    if proxy.scheme != "http":
+        raise ConfigError("%s names a proxy that is not http://" % config.source(url.scheme + "_proxy"))
+    return proxy
+
+
+def proxy_authorization(config: Config, scheme: str) -> dict[str, str]:
+    """Basic credentials for the proxy, from the userinfo in its URL."""
+    import base64
+    from urllib.parse import unquote
+
+    userinfo = config.proxies[scheme].rpartition("://")[2].rpartition("@")[0]
+    if not userinfo:
+        return {}
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(unquote(userinfo).encode()).decode()}
+
+
+def bypasses_proxy(url: Url, no_proxy: str) -> bool:
+    """True when NO_PROXY lists the host: `*`, a name or a suffix of it, an address, or a CIDR block."""
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(url.host)
+    except ValueError:
+        address = None
+    if no_proxy.strip() == "*":
+        return True
+    for entry in no_proxy.replace(",", " ").lower().split():
+        if address is not None:
+            try:
+                if address in ipaddress.ip_network(entry.strip("[]"), strict=False):
+                    return True
+            except ValueError:
+                pass
+            continue
+        name, _, port = entry.partition(":")
+        name = name.strip(".")
+        if name and (not port or port == str(url.port)) and ("." + url.host.rstrip(".")).endswith("." + name):
+            return True
+    return False
+
+
+def base64url(data: bytes) -> str:
+    """RFC 7515 base64url without padding."""
+    import base64
+
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+class DpopSigner:
+    """DPoP proofs (RFC 9449) with a P-256 key, signed through openssl."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.nonce = ""
+        self.openssl = find_program("openssl", config)
+        if not self.openssl:
+            raise ConfigError("a DPoP key is configured and openssl, which signs with it, is not on this host")
+        status, der, _ = run_program([self.openssl, "pkey", "-in", config.dpop_key, "-pubout", "-outform", "DER"])
+        try:
+            key = split_spki(der) if status == 0 else None
+            point = parse_key_bits(*read_der(key[0], 0x06), key[1])[1] if key else None
+        except ValueError:
+            point = None
+        if point is None:
+            raise ConfigError(
+                "the DPoP key %s (%s) is not a P-256 private key in PEM form"
+                % (printable(config.dpop_key), config.source("dpop_key"))
+            )
+        x, y = (base64url(number.to_bytes(32, "big")) for number in point)
+        self.jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+
+    def take_nonce(self, nonce: str) -> bool:
+        """Remembers the server's nonce; True when it is a new one."""
+        fresh = bool(nonce) and nonce != self.nonce
+        self.nonce = nonce or self.nonce
+        return fresh
+
+    def proof(self, method: str, url: Url, now: float) -> str:
+        """A fresh proof for one attempt (RFC 9449 4.2)."""
+        import hashlib
+
+        token_hash = hashlib.sha256(self.config.token.encode("ascii")).digest()
+        claims = {
+            "jti": os.urandom(16).hex(),
+            "htm": method,
+            "htu": str(url),
+            "iat": int(now),
+            "ath": base64url(token_hash),
+        }
+        if self.nonce:
+            claims["nonce"] = self.nonce
+        header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk}
+        signed = "%s.%s" % (base64url(json_text(header, False).encode()), base64url(json_text(claims, False).encode()))
+        command = [self.openssl, "dgst", "-sha256", "-sign", self.config.dpop_key]
+        status, der, _ = run_program(command, feed=signed.encode("ascii"))
+        if status != 0:
+            raise ConfigError("openssl cannot sign with the DPoP key %s" % printable(self.config.dpop_key))
+        r, s = parse_ecdsa_signature(der)
+        return "%s.%s" % (signed, base64url(r.to_bytes(32, "big") + s.to_bytes(32, "big")))
+
+
+# ==================================================================================================
+# Room 13. Gateway
+#
+# One method for each endpoint of contract 2. Knows routes and shapes, nothing of files or the terminal.
+# ==================================================================================================
+
+
+class Gateway:
+    """The Export Center behind `http.server`."""
+
+    def __init__(self, http: Http) -> None:
+        self.http = http
+
+    def url(self, *segments: str, query: Sequence[tuple[str, str]] = ()) -> Url:
+        """A route below the server's path prefix; segments are percent-encoded already."""
+        from urllib.parse import urlencode
+
+        server = self.http.server
+        target = "/".join((server.target.rstrip("/"), "api/export", *segments))
+        pairs = urlencode([(key, value) for key, value in query if value])
+        return Url(server.scheme, server.host, server.port, target + ("?" + pairs if pairs else ""))
+
+    def run_url(self, run_id: str, *segments: str, query: Sequence[tuple[str, str]] = ()) -> Url:
+        """A route of one run."""
+        return self.url("runs", encode_id(run_id, "run"), *segments, query=query)
+
+    def link(self, run: Document, name: str) -> Url:
+        """Where a run's `download`, `events`, ... are: its own link when that is on the gateway, else the route."""
+        link = as_text(as_dict(run.get("links")).get(name))
+        if link:
+            try:
+                url = resolve_url(self.http.server, link)
+            except ValueError:
+                url = None
+            if url is not None and self.http.is_gateway(url):
+                return url
+        return self.run_url(as_text(run.get("runId")), name)
+
+    def fetch_json(
+        self, method: str, url: Url, body: Document | None = None, headers: Mapping[str, str] | None = None
+    ) -> Document:
+        """A JSON object, from a request that carries one or none. Mutations get their idempotency key here."""
+        sent: dict[str, str | bytes] = {"Accept": "application/json", **(headers or {})}
+        data = None
+        if method != "GET":
+            import uuid
+
+            sent["Idempotency-Key"] = str(uuid.uuid4())
+            data = json_text(body if body is not None else {}, pretty=False).encode("utf-8", "backslashreplace")
+            sent["Content-Type"] = "application/json"
+
+        def consume(response: Response) -> Document:
+            return parse_answer(response.read_all(MAX_JSON_BYTES, "the answer"), response)
+
+        document: Document = self.http.fetch(Request(method, url, sent, data), consume)
+        return document
+
+    def fetch_bytes(self, url: Url, accept: str, limit: int, what: str) -> bytes:
+        """The exact bytes behind a URL."""
+        data: bytes = self.http.fetch(
+            Request("GET", url, {"Accept": accept}), lambda response: response.read_all(limit, what)
+        )
+        return data
+
+    def fetch_pages(self, noun: str, query: Sequence[tuple[str, str]], limit: int | None) -> Iterator[list[Json]]:
+        """The items of a list, a page at a time, until `limit` items (None: all).
+
+        ProtocolError when a cursor comes again or the list does not end.
+        """
+        cursors: set[str] = set()
+        cursor = ""
+        left = limit
+        while len(cursors) < MAX_PAGES:
+            size = str(PAGE_ITEMS if left is None else min(left, PAGE_ITEMS))
+            page = self.fetch_json("GET", self.url(noun, query=(*query, ("limit", size), ("cursor", cursor))))
+            items = page.get("items")
+            if not isinstance(items, list):
+                raise ProtocolError("the list of %s has no items: %s" % (noun, quoted(json_text(page, False))))
+            yield items if left is None else items[:left]
+            left = None if left is None else left - len(items)
+            cursor = as_text(page.get("nextCursor"))
+            if not cursor or (left is not None and left <= 0):
+                return
+            if cursor in cursors:
+                break
+            cursors.add(cursor)
+        raise ProtocolError("the list of %s does not end: its cursor %s comes again" % (noun, quoted(cursor)))
+
+    def fetch_run(self, run_id: str) -> Document:
+        """A run."""
+        return self.fetch_json("GET", self.run_url(run_id))
+
+    def submit_run(self, body: Document) -> Document:
+        """A new run."""
+        return self.fetch_json("POST", self.url("runs"), body)
+
+    def cancel_run(self, run_id: str, reason: str) -> Document:
+        """Asks for the end of a run."""
+        return self.fetch_json("POST", self.run_url(run_id, "cancel"), {"reason": reason} if reason else {})
+
+    def open_events(self, url: Url, last_id: str, timeout: float) -> Response:
+        """One attempt at the event stream; the answer's status is the caller's to judge."""
+        headers: dict[str, str | bytes] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if last_id:
+            headers["Last-Event-ID"] = last_id.encode("utf-8", "surrogatepass")  # WHATWG: UTF-8, not latin-1
+        return self.http.exchange(Request("GET", url, headers, timeout=timeout))
+
+    def fetch_signed(self, run_id: str, what: str) -> bytes:
+        """`manifest` or `provenance`: the bytes as signed."""
+        return self.fetch_bytes(self.run_url(run_id, what), "application/json", MAX_JSON_BYTES, "the " + what)
+
+    def fetch_signature(self, run_id: str, what: str) -> bytes:
+        """The detached signature of the manifest or provenance."""
+        url = self.run_url(run_id, what, query=[("signature", "true")])
+        signature = self.fetch_bytes(url, "*/*", MAX_SIGNATURE_BYTES, "the signature of the " + what)
+        if not signature.strip():
+            raise ProtocolError("the gateway sent an empty signature of the %s" % what)
+        return signature
+
+    def fetch_profile(self, profile_id: str) -> Document:
+        """An export profile."""
+        return self.fetch_json("GET", self.url("profiles", encode_id(profile_id, "profile")))
+
+
+def parse_answer(data: bytes, response: Response) -> Document:
+    """A JSON object from a good answer; ProtocolError that says what came instead."""
+    kind = response.headers.get("content-type", "no content type").partition(";")[0]
+    hint = "is %s the gateway's root? see --server" % response.url.authority
+    try:
+        return parse_object(data, "the answer of %s" % response.url.path, keep_numbers=True)
+    except ValidationError as error:
+        reason = error.message if data.strip() else "the answer of %s is empty" % response.url.path
+        if "json" not in kind and data.strip():
+            reason = "the answer of %s is %s, not JSON" % (response.url.path, quoted(kind))
+        raise ProtocolError("%s (status %d)" % (reason, response.status), hint=hint) from None
+
+
+# ==================================================================================================
+# Room 14. Operations
+#
+# What the commands do, built from the rooms above, without argparse: watch, download, verify and the
+# ways a document is printed.
+# ==================================================================================================
+
+
+class App:
+    """What an operation works with."""
+
+    def __init__(self, config: Config, console: Console, clock: Clock) -> None:
+        self.config = config
+        self.console = console
+        self.clock = clock
+        self._gateway: Gateway | None = None
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway; ConfigError, before any connection, when there is no token or no valid server."""
+        if self._gateway is None:
+            http = Http(self.config, self.console, self.clock)
+            http.require_token()
+            self._gateway = Gateway(http)
+        return self._gateway
+
+    @property
+    def http(self) -> Http:
+        """The gateway's HTTP."""
+        return self.gateway.http
+
+    def anonymous_http(self) -> Http:
+        """HTTP for hosts that get no credentials, where no gateway is called."""
+        return self._gateway.http if self._gateway is not None else Http(self.config, self.console, self.clock)
+
+    def close(self) -> None:
+        """Closes what is open."""
+        if self._gateway is not None:
+            self._gateway.http.close()
+
+    def format(self) -> str:
+        """table, json or yaml: what was asked for, else a table on a terminal and JSON elsewhere."""
+        return self.config.format or ("table" if self.console.out_is_terminal else "json")
+
+    def show(self, document: Json, view: Callable[[], list[str]], output: str = "", query: str = "") -> None:
+        """A document as --query, --output and --format ask for it; `view` makes the lines of the table form."""
+        if query:
+            value = query_value(document, query)
+            text = value if isinstance(value, str) else json_text(value)
+            if output and output != "-":
+                write_files([(output, (text + "\n").encode("utf-8", "backslashreplace"))])
+            else:
+                self.console.document(text)
+            return
+        wanted = self.format()
+        if wanted == "table" and not output:
+            self.console.out("\n".join(view()))
+            return
+        text = yaml_text(document) if wanted == "yaml" else json_text(document)
+        if output and output != "-":
+            write_files([(output, (text + "\n").encode("utf-8", "backslashreplace"))])
+        else:
+            self.console.document(text)
+
+    def columns(self) -> int:
+        """The width that tables must fit, or 0 for as wide as they are."""
+        return self.console.columns() if self.console.out_is_terminal else 0
+
+
+def progress_text(run: Document) -> str:
+    """`37.5 % adapter`, or what there is of it."""
+    progress = as_dict(run.get("progress"))
+    percent = progress.get("percent")
+    parts = ["%.3g %%" % percent if isinstance(percent, (int, float)) and not isinstance(percent, bool) else ""]
+    parts.append(as_text(progress.get("phase")) if run.get("status") in ACTIVE_STATUSES else "")
+    return " ".join(part for part in parts if part)
+
+
+def run_row(run: Json) -> list[str]:
+    """RUN PROFILE STATUS PROGRESS UPDATED"""
+    run = as_dict(run)
+    fields = [as_text(run.get(key)) for key in ("runId", "profileId", "status")]
+    return [*fields, progress_text(run), time_text(run.get("updatedAt"))]
+
+
+def profile_row(profile: Json) -> list[str]:
+    """PROFILE KIND VARIANT DISTRIBUTION RETENTION"""
+    profile = as_dict(profile)
+    fields = [as_text(profile.get(key)) for key in ("profileId", "kind", "variant")]
+    targets = ",".join(as_text(target) for target in as_list(profile.get("distribution")))
+    return [*fields, targets, as_text(profile.get("retention"))]
+
+
+def error_text(error: Json) -> str:
+    """A run's error as `message (code)`."""
+    fields = as_dict(error)
+    message, code = as_text(fields.get("message")), as_text(fields.get("code"))
+    return "%s (%s)" % (message, code) if message and code else message or code
+
+
+def distribution_text(item: Json) -> str:
+    """One distribution descriptor in a word."""
+    item = as_dict(item)
+    place = as_text(item.get("ref")) or "/".join(as_text(item.get(key)) for key in ("bucket", "key") if item.get(key))
+    return " ".join(part for part in (as_text(item.get("type")), place) if part)
+
+
+def run_view(run: Document) -> list[str]:
+    """A run in a few lines."""
+    bundle = as_dict(run.get("bundle"))
+    size = bundle.get("size")
+    sized = size_text(size) if isinstance(size, (int, float)) else ""
+    return view_lines([
+        ("Run", as_text(run.get("runId"))),
+        ("Profile", as_text(run.get("profileId"))),
+        ("Status", as_text(run.get("status"))),
+        ("Progress", progress_text(run)),
+        ("Error", error_text(run.get("error"))),
+        ("Created", time_text(run.get("createdAt"))),
+        ("Updated", time_text(run.get("updatedAt"))),
+        ("Completed", time_text(run.get("completedAt"))),
+        ("Policy", as_text(run.get("policySnapshotId"))),
+        ("Selectors", json_text(run["selectors"], pretty=False) if run.get("selectors") else ""),
+        ("Bundle", ", ".join(part for part in (as_text(bundle.get("name")), sized) if part)),
+        ("SHA-256", as_text(bundle.get("sha256"))),
+        *(("Distribution", distribution_text(item)) for item in as_list(run.get("distribution"))),
+    ])  # fmt: skip
+
+
+def profile_view(profile: Document) -> list[str]:
+    """A profile in a few lines."""
+    texts = [(name, as_text(profile.get(key))) for name, key in (
+        ("Profile", "profileId"), ("Name", "name"), ("Kind", "kind"), ("Variant", "variant"), ("Status", "status"),
+        ("Retention", "retention"), ("Compression", "compression"), ("Policy", "policySnapshotMode"),
+    )]  # fmt: skip
+    lists = [(name, ",".join(as_text(item) for item in as_list(profile.get(key)))) for name, key in (
+        ("Include", "include"), ("Distribution", "distribution"),
+    )]  # fmt: skip
+    revision = profile.get("revision")
+    return view_lines([
+        *texts, *lists,
+        ("Encryption", as_text(as_dict(profile.get("encryption")).get("mode"))),
+        ("Revision", str(revision) if revision is not None else ""),
+        ("Updated", time_text(profile.get("updatedAt"))),
+    ])  # fmt: skip
+
+
+def show_list(
+    app: App,
+    pages: Iterator[list[Json]],
+    header: Sequence[str],
+    row: Callable[[Json], list[str]],
+    output: str,
+    query: str,
+) -> None:
+    """A list as table, JSON or YAML; JSON and YAML leave as the pages arrive, in constant memory."""
+    wanted = app.format()
+    if query or (wanted == "table" and not output):
+        items = [item for page in pages for item in page]
+        app.show(items, lambda: table_lines(header, [row(item) for item in items], app.columns()), output, query)
+        return
+    file = AtomicFile(output) if output and output != "-" else None
+    empty = True
+
+    def put(text: str) -> None:
+        if file is not None:
+            file.write((text + "\n").encode("utf-8", "backslashreplace"))
+        else:
+            app.console.document(text)
+
+    try:
+        for page in pages:
+            if not page:
+                continue
+            text = yaml_text(page) if wanted == "yaml" else json_text(page)
+            if wanted != "yaml":  # the brackets go, and the comma that joins this page to the one before
+                text = ("[" if empty else ",") + text[1:-2]
+            put(text)
+            empty = False
+        if empty or wanted != "yaml":
+            put("[]" if empty else "]")
+        if file is not None:
+            file.commit()
+    finally:
+        if file is not None:
+            file.discard()
+
+
+# ---- watch ---------------------------------------------------------------------------------------
+
+FINAL_EVENTS = {"run." + status: status for status in FINAL_STATUSES}
+
+
+class Watcher:
+    """The events of a run, from the stream while it can be had, else from polling.
+
+    `events` gives batches until the run has ended; `status` is then the run's final status.
+    """
+
+    def __init__(self, app: App, run_id: str, url: Url) -> None:
+        self.app = app
+        self.http = app.http
+        self.run_id = run_id
+        self.url = url
+        self.status = ""
+        self.parser = EventParser()
+        self.seen = SeenEvents()
+        self.types: set[str] = set()
+        given = "timeout" in app.config.sources
+        self.idle_seconds = app.config.timeout if given else STREAM_IDLE_SECONDS
+
+    def events(self) -> Iterator[list[Event]]:
+        """Batches of new events, to the terminal one."""
+        failures = 0
+        why_poll = ""
+        while not self.status and not why_poll:
+            fresh = False
+            try:
+                response = self._open()
+                if isinstance(response, str):
+                    why_poll = response
+                    break
+                for batch in self._read(response):
+                    fresh = True
+                    yield batch
+                if not fresh and not self.status:
+                    yield from self._ask_run()
+            except TransportError as error:
+                self.app.console.warn(
+                    "the event stream was lost: %s" % error.message
+                ) if self.app.config.trace else None
+            failures = 0 if fresh else failures + 1
+            if failures > self.app.config.retries:
+                why_poll = "no event in %d attempts" % failures
+            elif not self.status:
+                asked = min((self.parser.retry_ms or 0) / 1000, MAX_STREAM_RETRY_SECONDS)
+                self.http.pause(max(asked, self.http.backoff(max(failures, 1))))
+        if not self.status:
+            self.app.console.err("stella: asking for the run's state instead of its events: %s" % why_poll)
+            yield from self.poll()
+
+    def _open(self) -> Response | str:
+        """The open stream, or the reason why it will never be one; TransportError when it may be later."""
+        last_id, retry_ms = self.parser.last_id, self.parser.retry_ms
+        self.parser = EventParser()
+        self.parser.last_id, self.parser.retry_ms = last_id, retry_ms
+        self.seen.reconnect()
+        response = self.app.gateway.open_events(self.url, last_id, self.idle_seconds)
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if response.status == 200 and kind == "text/event-stream":
+            return response
+        if response.status in (200, 204):
+            response.close()
+            return (
+                "the gateway has no events (status 204)"
+                if response.status == 204
+                else "the answer is %s, not an event stream" % quoted(kind)
+            )
+        failure, again = read_failure(response)
+        if response.status in (404, 405, 406, 501) and not failure.code.startswith("ERR_EXPORT_"):
+            return "the gateway has no event stream (status %d)" % response.status
+        if not again:
+            raise failure
+        raise TransportError(failure.message)
+
+    def _read(self, response: Response, quiet_seconds: float | None = None) -> Iterator[list[Event]]:
+        """What one connection brings; a terminal event sets `status` and ends it."""
+        try:
+            while not self.status:
+                response.set_timeout(self.http.timeout(quiet_seconds or self.idle_seconds))
+                chunk = response.read_some(65536)
+                if not chunk:
+                    return
+                batch = [event for event in self.parser.feed(chunk) if self.seen.is_new(event)]
+                for index, event in enumerate(batch):
+                    self.types.add(event.type)
+                    if event.type in FINAL_EVENTS:
+                        self.status = FINAL_EVENTS[event.type]
+                        del batch[index + 1 :]
+                        break
+                if batch:
+                    yield batch
+        finally:
+            response.close()
+
+    def so_far(self) -> Iterator[list[Event]]:
+        """What has happened until now: the replay, until it falls silent; then the run's own state."""
+        try:
+            response = self._open()
+            if not isinstance(response, str):
+                yield from self._read(response, QUIET_SECONDS)
+        except TransportError:
+            pass  # silence is the end here
+        if not self.status:
+            yield from self._ask_run()
+
+    def _ask_run(self) -> Iterator[list[Event]]:
+        """The run itself, as the events that it implies."""
+        batch = self.implied_events(self.app.gateway.fetch_run(self.run_id))
+        if batch:
+            yield batch
+
+    def poll(self) -> Iterator[list[Event]]:
+        """The run's state again and again, as events without ids."""
+        interval = min(1.0, self.app.config.retry_delay * 2)
+        while True:
+            yield from self._ask_run()
+            if self.status:
+                return
+            self.http.pause(interval)
+            interval = min(interval * 1.5, MAX_POLL_SECONDS)
+
+    def implied_events(self, run: Document) -> list[Event]:
+        """The events that a run's state stands for and that were not shown yet; sets `status` at its end."""
+        status = as_text(run.get("status"))
+        implied: list[tuple[str, Document]] = [("run.accepted", {"runId": self.run_id})]
+        if status != "pending":
+            implied.append(("run.started", {"runId": self.run_id}))
+        events = [(kind, data) for kind, data in implied if kind not in self.types]
+        progress = as_dict(run.get("progress"))
+        if progress and status in ACTIVE_STATUSES:
+            events.append(("run.progress", progress))
+        if status in FINAL_STATUSES:
+            self.status = status
+            events.append(
+                (
+                    "run." + status,
+                    {"runId": self.run_id, "error": run.get("error")} if run.get("error") else {"runId": self.run_id},
+                )
+            )
+        self.types.update(kind for kind, _ in events)
+        found = [Event(kind, json_text(data, pretty=False), "", False) for kind, data in events]
+        return [event for event in found if event.type != "run.progress" or self._is_other_progress(event)]
+
+    def _is_other_progress(self, event: Event) -> bool:
+        changed = event.data != getattr(self, "_progress", "")
+        self._progress = event.data
+        return changed
+
+
+def event_value(data: str) -> Json:
+    """An event's data as a value; as its text where it is not JSON that a JSON line can carry."""
+    try:
+        return parse_json(data.encode("utf-8"), "data")
+    except (ValidationError, UnicodeEncodeError):
+        return data
+
+
+def event_line(event: Event) -> str:
+    """The compact line of `watch --json`."""
+    value = event_value(event.data)
+    line = json_text({"event": event.type, "id": event.id or None, "data": value}, pretty=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate, which JSON escapes can hold and UTF-8 cannot
+        line = json_text({"event": event.type, "id": event.id or None, "data": event.data}, pretty=False)
+    return line
+
+
+class WatchView:
+    """What a person sees of a watch: a bar on a terminal, else a line when something worth it changed."""
+
+    def __init__(self, app: App, run_id: str) -> None:
+        self.console = app.console
+        self.clock = app.clock
+        self.run_id = run_id
+        self.started = app.clock.monotonic()
+        self.shown: tuple[str, str, int] | None = None
+        self.status = "pending"
+        self.error = ""
+
+    def show(self, event: Event) -> None:
+        """Takes in one event."""
+        data = as_dict(event_value(event.data))
+        if event.type == "run.warning":
+            self.console.err("warning: " + printable(as_text(data.get("message")) or event.data))
+        elif event.type in FINAL_EVENTS:
+            self.status = FINAL_EVENTS[event.type]
+            self.error = error_text(data.get("error")) or as_text(data.get("error"))
+        elif event.type in ("run.started", "run.progress"):
+            self.status = "running"
+        percent = data.get("percent")
+        known = float(percent) if isinstance(percent, (int, float)) and event.type == "run.progress" else None
+        phase = as_text(data.get("phase"))
+        if self.console.bars:
+            self._draw(known, phase, data)
+        else:
+            self._line(known, phase, data)
+
+    def _counts(self, data: Document) -> str:
+        done, total = data.get("processed"), data.get("total")
+        return "%d of %d" % (done, total) if type(done) is int and type(total) is int else ""
+
+    def _draw(self, percent: float | None, phase: str, data: Document) -> None:
+        columns = self.console.columns()
+        elapsed = duration_text(self.clock.monotonic() - self.started)
+        shown = "%5.1f %%" % percent if percent is not None else ""
+        parts = [part for part in (self.status, shown, printable(phase), self._counts(data), elapsed) if part]
+        text = "  ".join(parts)
+        width = min(columns - text_width(text) - 3, 40)
+        self.console.draw_bar((bar_text(percent, width, self.console.unicode()) + "  " if width >= 8 else "") + text)
+
+    def _line(self, percent: float | None, phase: str, data: Document) -> None:
+        step = int((percent or 0) // 10)
+        state = (self.status, phase, step)
+        if state == self.shown:
+            return
+        self.shown = state
+        shown = "%.1f %%" % percent if percent is not None else ""
+        parts = [part for part in (self.status, shown, phase, self._counts(data)) if part]
+        self.console.err("%s: %s" % (self.run_id, printable("  ".join(parts))))
+
+
+def watch_run(app: App, run_id: str, url: Url, as_json: bool, follow: bool, deadline: float | None) -> Watcher:
+    """Shows a run's events; gives back the watcher, whose `status` is the run's ("" while active)."""
+    watcher = Watcher(app, run_id, url)
+    view = WatchView(app, run_id)
+    if deadline is not None:
+        app.http.deadline = app.clock.monotonic() + deadline
+    try:
+        for batch in watcher.events() if follow else watcher.so_far():
+            if as_json:
+                app.console.document("\n".join(event_line(event) for event in batch))
+            else:
+                for event in batch:
+                    view.show(event)
+    except DeadlineError:
+        hint = "watch it further with: stella export run watch %s" % run_id
+        raise DeadlineError("run %s is still active after %g seconds" % (run_id, deadline or 0), hint=hint) from None
+    except Interrupted:
+        app.console.err("stella: the run goes on; watch it again with: stella export run watch %s" % printable(run_id))
+        app.console.err("  or end it with: stella export run cancel %s" % printable(run_id))
+        raise
+    finally:
+        app.console.clear_bar()
+        app.http.deadline = None
+    return watcher
+
+
+def raise_for_status(run_id: str, status: str, run: Document) -> None:
+    """RunFailedError unless the run succeeded or is still active."""
+    if status in ("failed", "cancelled", "expired"):
+        error = as_dict(run.get("error"))
+        reason = as_text(error.get("message"))
+        message = "run %s %s" % (
+            run_id,
+            "has expired" if status == "expired" else "was cancelled" if status == "cancelled" else "failed",
+        )
+        hint = "see: stella export run show %s" % run_id
+        raise RunFailedError(message + (": " + reason if reason else ""), hint=hint, code=as_text(error.get("code")))
+
+
+def outcome_text(run_id: str, status: str, run: Document) -> str:
+    """The last line of a watch: the final state, and what to type next."""
+    bundle = as_dict(run.get("bundle"))
+    size = bundle.get("size")
+    facts = ", ".join(
+        part
+        for part in (as_text(bundle.get("name")), size_text(size) if isinstance(size, (int, float)) else "")
+        if part
+    )
+    text = "%s %s%s" % (run_id, status, " (%s)" % facts if facts else "")
+    following = {"succeeded": "download", "failed": "run show", "cancelled": "run show", "expired": "run show"}.get(
+        status, "run watch"
+    )
+    return printable("%s; next: stella export %s %s" % (text, following, run_id))
+
+
+# ---- download ------------------------------------------------------------------------------------
+
+
+class HashThread:
+    """SHA-256 beside the transfer: hashing and receiving both release the interpreter's lock."""
+
+    def __init__(self) -> None:
+        import hashlib
+        import queue
+        import threading
+
+        self.hasher = hashlib.sha256()
+        self._queue: Any = queue.Queue(8)  # bounds memory: at most 8 pieces wait
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            data = self._queue.get()
+            if data is None:
+                return
+            self.hasher.update(data)
+
+    def update(self, data: bytes) -> None:
+        """Hands over bytes, which must not change any more."""
+        self._queue.put(data)
+
+    def hexdigest(self) -> str:
+        """Ends the thread; the digest of all that was handed over."""
+        self._queue.put(None)
+        self._thread.join()
+        return self.hasher.hexdigest()
+
+
+class StreamSink:
+    """`--output -`: bytes leave at once, so nothing can start again once some have left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.written = 0
+
+    def truncate(self, size: int) -> None:
+        """Only to where the stream stands."""
+        if size != self.written:
+            raise NetworkError(
+                "the transfer would have to start again, and part of it has gone to standard output",
+                hint="use --output FILE",
+            )
+
+    def write(self, data: memoryview) -> None:
+        """Passes bytes on."""
+        self.console.write_bytes(data)
+        self.written += len(data)
+
+    def write_sidecar(self, facts: Document) -> None:
+        """A stream has no sidecar."""
+
+
+class TransferView:
+    """Progress of a download: a bar on a terminal, else a line every ten points or thirty seconds."""
+
+    def __init__(self, app: App, name: str) -> None:
+        self.console = app.console
+        self.clock = app.clock
+        self.name = printable(name)
+        self.marks: list[tuple[float, int]] = []  # (time, bytes) of the last seconds
+        self.drawn = self.lined = app.clock.monotonic()
+        self.step = 0
+
+    def show(self, done: int, total: int | None) -> None:
+        """`done` of `total` bytes are there."""
+        now = self.clock.monotonic()
+        if now - self.drawn < 0.1:
+            return
+        self.drawn = now
+        self.marks = [*[mark for mark in self.marks if now - mark[0] < 5][-50:], (now, done)]
+        (start, first) = self.marks[0]
+        rate = (done - first) / (now - start) if now - start >= 0.5 else 0.0
+        percent = 100.0 * done / total if total else None
+        size = size_text(done) + (" of " + size_text(total) if total else "")
+        speed = size_text(rate) + "/s" if rate > 0 else ""
+        left = duration_text((total - done) / rate) + " left" if total and rate > 0 else ""
+        parts = ["%.0f %%" % percent if percent is not None else "", size, speed, left]
+        text = "  ".join(part for part in parts if part)
+        if self.console.bars:
+            width = min(self.console.columns() - len(text) - 3, 40)
+            self.console.draw_bar(
+                (bar_text(percent, width, self.console.unicode()) + "  " if width >= 8 else "") + text
+            )
+        elif int((percent or 0) // 10) > self.step or now - self.lined >= 30:
+            self.step, self.lined = int((percent or 0) // 10), now
+            self.console.err("%s: %s" % (self.name, text))
+
+
+class Download:
+    """One bundle, from its sources to its file (contract 4, `download`)."""
+
+    def __init__(self, app: App, run: Document, target: str) -> None:
+        self.app = app
+        self.run = run
+        self.run_id = as_text(run.get("runId"))
+        self.target = target
+        bundle = as_dict(run.get("bundle"))
+        size = bundle.get("size")
+        known = size if type(size) is int and size >= 0 else None
+        self.expected = Expected(known, parse_digest(bundle.get("sha256")))
+        self.stated_size = known
+        self.offset = 0
+        self.answers = 0  # how many answers the bytes were put together from
+        self.hash = HashThread()
+        self.sink: Any = None
+        self.source = ""
+        self.view = TransferView(app, os.path.basename(target))
+
+    def sources(self) -> list[tuple[str, Url]]:
+        """(name, URL): the object store where one is configured and used, then the gateway."""
+        found = []
+        endpoint = self.app.config.object_endpoint
+        for item in as_list(self.run.get("distribution")) if endpoint else []:
+            bucket, key = as_text(as_dict(item).get("bucket")), as_text(as_dict(item).get("key"))
+            segments = [bucket, *key.split("/")]
+            if as_dict(item).get("type") == "object" and all(part not in ("", ".", "..") for part in segments):
+                found.append(("object store", object_url(self.app.config, segments)))
+        return [*found, ("gateway", self.app.gateway.link(self.run, "download"))]
+
+    def fetch_into(self, part: PartFile, offset: int) -> str:
+        """Fills .part from `offset` on; gives the SHA-256 of the whole."""
+        self.sink = part
+        self.start_at(offset, part.hash_into)
+        return self.fetch(part)
+
+    def fetch(self, sink: Any) -> str:
+        """Fills the sink with the rest of the bundle; gives the SHA-256 of the whole."""
+        self.sink = sink
+        sources = self.sources()
+        for index, (name, url) in enumerate(sources):
+            if name != self.source:
+                self.expected.etag = ""  # an entity tag means something to the server that gave it only
+            self.source = name
+            try:
+                self._from(url)
+                return self.hash.hexdigest()
+            except StellaError as error:
+                if index + 1 == len(sources) or isinstance(error, (LocalError, VerificationError, ConfigError)):
+                    raise
+                self.app.console.warn("the %s failed (%s); going on with the gateway" % (name, error.message))
+        raise NetworkError("the run has no source for its bundle")
+
+    def start_at(self, offset: int, feed: Callable[[Any, int], None] | None = None) -> None:
+        """Goes on (or starts again) at `offset`; `feed` hashes the bytes before it."""
+        self.hash.hexdigest()
+        self.hash = HashThread()
+        if offset and feed is not None:
+            feed(self.hash.hasher, offset)
+        self.offset, self.answers = offset, 1 if offset else 0
+        self.sink.truncate(offset)
+
+    def _from(self, url: Url) -> None:
+        """All attempts at one source. An attempt that brought a good piece starts the count again: a
+        link that breaks every minute must not end a transfer of hours.
+        """
+        failures = 0
+        while True:
+            before, at_least = self.offset, 0.0
+            if before and not (self.expected.sha256 or is_strong(self.expected.etag)):
+                self.start_at(0)  # nothing could tell that the rest belongs to what is here
+            try:
+                if self._attempt(url):
+                    return
+                reason = "the transfer starts again"
+            except TransportError as error:
+                reason, at_least = error.message, error.retry_after
+            failures = 1 if self.offset - before >= CHUNK_BYTES else failures + 1
+            if failures > self.app.config.retries:
+                raise NetworkError("the download of run %s is incomplete: %s" % (self.run_id, reason))
+            self.app.http.pause(self.app.http.backoff(failures, at_least))
+
+    def _attempt(self, url: Url) -> bool:
+        """One request; True when every byte is here. TransportError when it broke off."""
+        http = self.app.http
+        request = Request("GET", url, {"Accept": "*/*", **range_headers(self.offset, self.expected.etag)})
+        response = http.exchange(request, self.answers + 1)
+        try:
+            if response.status not in (200, 206, 416):
+                failure, again = read_failure(response)
+                if not again:
+                    raise failure
+                passing = TransportError(failure.message)
+                passing.retry_after = http.retry_after(response.headers)
+                raise passing
+            plan = decide_answer(self.offset, self.expected, response.status, response.headers)
+            if plan.action == "finish":
+                return True
+            if plan.action != "take":
+                self.expected.etag = "" if plan.action == "restart" else self.expected.etag
+                self.start_at(0)
+                raise TransportError(plan.reason)
+            return self._take(response, plan)
+        finally:
+            response.close()
+
+    def _take(self, response: Response, plan: Plan) -> bool:
+        """The body of an answer that fits; True when it completed the bundle."""
+        if plan.start != self.offset:
+            self.start_at(plan.start)
+        self._learn(response, plan)
+        end = plan.start + plan.length if plan.length is not None else self.expected.size
+        while end is None or self.offset < end:
+            data = response.read_some(CHUNK_BYTES // 4)
+            if not data:
+                break
+            if end is not None and self.offset + len(data) > end:
+                self.start_at(0)
+                raise TransportError("the server sent more than the bundle's %d bytes" % end)
+            self.sink.write(memoryview(data))
+            self.hash.update(data)
+            self.offset += len(data)
+            self.view.show(self.offset, self.expected.size)
+        if end is not None and self.offset < end:
+            raise TransportError(
+                "the transfer broke off after %d of %d bytes" % (self.offset, self.expected.size or end)
+            )
+        return self.expected.size is None or self.offset >= self.expected.size
+
+    def _learn(self, response: Response, plan: Plan) -> None:
+        """Size, ETag and digest from the head of an answer; the sidecar is on disk before the first byte."""
+        etag = response.headers.get("etag", "")
+        self.expected.etag = etag if is_strong(etag) else self.expected.etag if plan.start else ""
+        if self.expected.size is None or (self.stated_size is None and plan.start == 0):
+            self.expected.size = plan.total
+        if not self.expected.sha256:
+            self.expected.sha256 = header_digest(response.headers)
+        self.answers += 1
+        facts = {"version": 1, "runId": self.run_id, "source": self.source, "size": self.expected.size}
+        self.sink.write_sidecar({**facts, "etag": self.expected.etag, "sha256": self.expected.sha256})
+
+
+def header_digest(headers: Mapping[str, str]) -> str:
+    """X-Export-Digest, else Repr-Digest (RFC 9530), as SHA-256 hex; "" where there is none."""
+    import base64
+    import re
+
+    digest = parse_digest(headers.get("x-export-digest", "").strip())
+    found = re.search(r"(?:^|[ ,])sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("repr-digest", ""))
+    return digest or (base64.b64decode(found.group(1)).hex() if found else "")
+
+
+def object_url(config: Config, segments: Sequence[str]) -> Url:
+    """`<endpoint>/<bucket>/<key>`."""
+    from urllib.parse import quote
+
+    try:
+        endpoint = parse_url(config.object_endpoint)
+    except ValueError as error:
+        raise ConfigError("%s %s" % (config.source("object_endpoint"), error)) from None
+    target = "/".join((endpoint.path.rstrip("/"), *(quote(part, safe="") for part in segments)))
+    return Url(endpoint.scheme, endpoint.host, endpoint.port, target)
+
+
+def require_bundle(run: Document, run_id: str) -> None:
+    """An error that fits when the run has no bundle to give."""
+    status = as_text(run.get("status"))
+    if isinstance(run.get("bundle"), dict):
+        return
+    raise_for_status(run_id, status, run)
+    if status in ACTIVE_STATUSES:
+        hint = "wait for it with: stella export run watch %s" % run_id
+        raise MissingError("run %s is %s and has no bundle yet" % (run_id, status), hint=hint)
+
+
+def download_bundle(app: App, run: Document, target: str, resume: bool, resume_command: str) -> Document:
+    """Downloads a run's bundle to `target`; gives the facts of what is there now.
+
+    Exit 21 leaves .part and says how to go on; a wrong digest (20) leaves nothing.
+    """
+    run_id = as_text(run.get("runId"))
+    started = app.clock.monotonic()
+    work = Download(app, run, target)
+    if work.expected.sha256 and os.path.isfile(target):
+        size, sha256 = file_facts(target)
+        if sha256 == work.expected.sha256:
+            return download_report(work, size, sha256, "already complete", app.clock.monotonic() - started)
+    part = PartFile(target)
+    try:
+        offset = prepare_part(app, work, part, resume)
+        sha256 = work.fetch_into(part, offset)
+        if work.expected.sha256 and sha256 != work.expected.sha256 and work.answers > 1:
+            app.console.warn(
+                "the bundle put together from several answers has the wrong digest; starting again from zero"
+            )
+            sha256 = work.fetch_into(part, 0)
+        if work.expected.sha256 and sha256 != work.expected.sha256:
+            part.discard()
+            fault = "expected sha256:%s, got sha256:%s" % (work.expected.sha256, sha256)
+            raise VerificationError(
+                "the bundle of run %s has the wrong digest" % run_id,
+                [fault],
+                "nothing was left at %s" % printable(target),
+            )
+        if not work.expected.sha256:
+            app.console.warn("no digest of the bundle is known; only its length was checked")
+        part.finish()
+    except NetworkError as error:
+        error.hint = "%s are in %s; go on with: %s" % (size_text(part.size()), printable(part.path), resume_command)
+        raise
+    finally:
+        app.console.clear_bar()
+        part.keep()
+    return download_report(work, work.offset, sha256, "downloaded", app.clock.monotonic() - started)
+
+
+def prepare_part(app: App, work: Download, part: PartFile, resume: bool) -> int:
+    """Where the transfer starts, given what lies in .part; checks that the disk has room for the rest."""
+    offset, reason = (0, "")
+    if resume:
+        offset, reason = decide_offset(part.size(), part.read_sidecar(), work.expected)
+        if reason:
+            app.console.warn("starting again from zero: %s" % reason.replace("it ", "%s " % part.path, 1))
+        if offset:
+            sidecar = part.read_sidecar() or {}
+            work.expected.etag = as_text(sidecar.get("etag"))
+            work.source = as_text(sidecar.get("source"))
+            work.expected.sha256 = work.expected.sha256 or parse_digest(sidecar.get("sha256"))
+    free = part.free_bytes()
+    if work.expected.size is not None and free is not None and work.expected.size - part.size() > free:
+        needed = size_text(work.expected.size - part.size())
+        raise LocalError(
+            "the bundle needs %s more and %s has %s free"
+            % (needed, printable(os.path.dirname(part.path)), size_text(free))
+        )
+    return offset
+
+
+def download_report(work: Download, size: int, sha256: str, how: str, seconds: float) -> Document:
+    """The facts of a finished download."""
+    facts = {"runId": work.run_id, "path": work.target, "size": size, "sha256": sha256, "status": how}
+    return {**facts, "source": work.source or None, "seconds": round(seconds, 3)}
+
+
+def stream_bundle(app: App, run: Document) -> None:
+    """`download --output -`: the bundle to standard output; VerificationError when its digest was wrong."""
+    work = Download(app, run, "-")
+    sha256 = work.fetch(StreamSink(app.console))
+    if work.expected.sha256 and sha256 != work.expected.sha256:
+        fault = "expected sha256:%s, got sha256:%s" % (work.expected.sha256, sha256)
+        raise VerificationError("what went to standard output has the wrong digest", [fault], "throw it away")
+    if not work.expected.sha256:
+        app.console.warn("no digest of the bundle is known; only its length was checked")
+
+
+# ---- verify --------------------------------------------------------------------------------------
+
+
+class Evidence:
+    """The files of one verification, as bytes read once, and what they say."""
+
+    def __init__(self, manifest: str, provenance: str, manifest_signature: str, provenance_signature: str) -> None:
+        self.manifest = read_small(manifest, "manifest", MAX_JSON_BYTES)
+        self.provenance = read_small(provenance, "provenance", MAX_JSON_BYTES)
+        self.signatures = [
+            self._signature(manifest_signature, manifest),
+            self._signature(provenance_signature, provenance),
+        ]
+        self.faults: list[str] = []
+        self.documents = [
+            self._document(data, what) for data, what in ((self.manifest, "manifest"), (self.provenance, "provenance"))
+        ]
+
+    @staticmethod
+    def _signature(named: str, document: str) -> bytes | None:
+        """The signature's bytes; None when the default name beside the document is not there."""
+        path = named or document + ".sig"
+        if not named and not os.path.lexists(path):
+            return None
+        return read_small(path, "signature", MAX_SIGNATURE_BYTES)
+
+    def _document(self, data: bytes, what: str) -> Document | None:
+        try:
+            return parse_object(data, "the " + what)
+        except ValidationError as error:
+            self.faults.append(error.message)
+            return None
+
+
+def verify_evidence(run_id: str, evidence: Evidence, key: PublicKey, verifier: Verifier) -> list[Check]:
+    """Checks 1 to 4: signatures, and that the two documents fit the run and each other."""
+    import hashlib
+
+    checks = []
+    for name, blob, signature in zip(
+        ("manifest-signature", "provenance-signature"), (evidence.manifest, evidence.provenance), evidence.signatures
+    ):
+        if signature is None:
+            fault = "there is no signature file beside the document; name it with --%s" % name
+        else:
+            fault = verify_signature(verifier, key, blob, signature)
+        checks.append(check_that(name, not fault, "good, checked by %s %s" % (verifier.name, verifier.version), fault))
+    manifest, provenance = evidence.documents
+    checks.extend(check_schema(manifest, provenance))
+    checks.append(check_run_id(run_id, manifest, provenance))
+    if evidence.faults:
+        checks[-1] = Check("run-id", "fail", "; ".join(evidence.faults))
+    checks.append(check_manifest_digest(provenance, hashlib.sha256(evidence.manifest).hexdigest()))
+    checks.append(check_bundle_digest(manifest, provenance))
+    return checks
+
+
+def verify_bundle(app: App, manifest: Document | None, bundle: str, artifacts_wanted: bool) -> list[Check]:
+    """Checks 5 and 6 in one pass over the bundle; ConfigError when nothing can decompress it."""
+    if not bundle:
+        return [Check(name, "skipped", "no --bundle was given") for name in ("bundle", "artifacts")]
+    import hashlib
+
+    source = ArchiveSource(bundle, app.config)
+    try:
+        inside = Check("artifacts", "skipped", "--no-artifacts was given")
+        if artifacts_wanted and source.readable:
+            try:
+                inside = check_members(read_artifacts(manifest), source.read, hashlib.sha256)
+            except ValueError as error:
+                inside = Check("artifacts", "fail", str(error))
+        elif artifacts_wanted:
+            inside = Check("artifacts", "unreadable", "nothing on this host can decompress a .zst bundle")
+        size, sha256 = source.facts()
+    except OSError as error:
+        raise ConfigError("cannot read the bundle %s: %s" % (printable(bundle), error.strerror)) from None
+    finally:
+        source.close()
+    return [check_bundle(manifest, size, sha256), inside]
+
+
+def check_registries(app: App, descriptors: Sequence[Json], offline: bool) -> Check:
+    """Check 7: every `oci` descriptor's digest is the one its registry gives."""
+    found = [as_dict(item) for item in descriptors if as_dict(item).get("type") == "oci"]
+    if offline or not found:
+        return Check("oci", "skipped", "--offline was given" if offline else "there is no oci descriptor")
+    for item in found:
+        ref, digest = as_text(item.get("ref")), parse_digest(item.get("digest"))
+        if not ref or not digest:
+            return Check("oci", "fail", "an oci descriptor lacks a ref or a sha256 digest")
+        stated = fetch_registry_digest(app, ref)
+        if parse_digest(stated) != digest:
+            said = "has " + printable(stated)[:80] if stated else "gives no digest"
+            return Check("oci", "fail", "%s should be sha256:%s, the registry %s" % (printable(ref), digest, said))
+    return Check("oci", "pass", "%d of %d at the registry as described" % (len(found), len(found)))
+
+
+def parse_oci_ref(ref: str) -> tuple[Url, str]:
+    """`registry/name:tag` or `registry/name@sha256:...` to (manifest URL, repository name)."""
+    import re
+
+    host_pattern = r"([a-z0-9.-]+(?::\d+)?|\[[0-9a-f:]+\](?::\d+)?)"
+    name_pattern = r"([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
+    pattern = host_pattern + "/" + name_pattern + r"(?::([\w][\w.-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?"
+    match = re.fullmatch(pattern, ref, re.ASCII)
+    if match is None:
+        raise VerificationError("the oci reference %s is not registry/name:tag" % quoted(ref))
+    host, name, tag, digest = match.groups()
+    bare = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    scheme = "http" if is_loopback(bare.strip("[]")) else "https"
+    try:
+        return parse_url("%s://%s/v2/%s/manifests/%s" % (scheme, host, name, digest or tag or "latest")), name
+    except ValueError as error:
+        raise VerificationError("the oci reference %s %s" % (quoted(ref), error)) from None
+
+
+OCI_ACCEPT = (
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, "
+    "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json"
+)
+
+
+def fetch_registry_digest(app: App, ref: str) -> str:
+    """Docker-Content-Digest of a reference (OCI distribution spec, HEAD manifests), asked anonymously."""
+    http = app.anonymous_http()
+    url, name = parse_oci_ref(ref)
+    headers: dict[str, str | bytes] = {"Accept": OCI_ACCEPT}
+    hint = "--offline skips this check"
+    for _ in range(2):
+        challenge = ""
+
+        def consume(response: Response) -> str:
+            nonlocal challenge
+            response.close()
+            challenge = response.headers.get("www-authenticate", "") if response.status == 401 else ""
+            return response.headers.get("docker-content-digest", "") if response.status < 300 else ""
+
+        try:
+            digest: str = http.fetch(Request("HEAD", url, headers), consume, take=(401, 404))
+            if not challenge:
+                return digest
+            headers["Authorization"] = "Bearer " + fetch_registry_token(http, url, challenge, name)
+        except (NetworkError, ProtocolError) as error:
+            error.message = "cannot ask the registry about %s: %s" % (printable(ref), error.message)
+            error.hint = hint
+            raise
+    raise NetworkError("the registry of %s wants credentials, and none are sent to it" % printable(ref), hint=hint)
+
+
+def fetch_registry_token(http: Http, registry: Url, challenge: str, name: str) -> str:
+    """An anonymous pull token, from the realm that a bearer challenge names."""
+    import re
+    from urllib.parse import urlencode
+
+    fields = dict(re.findall(r'([a-z]+)="([^"]*)"', challenge))
+    try:
+        realm = parse_url(fields.get("realm", ""))
+    except ValueError as error:
+        raise ProtocolError("the registry's challenge names a realm that %s" % error) from None
+    if (registry.scheme == "https" and realm.scheme != "https") or http.is_gateway(realm):
+        raise ProtocolError("the registry's challenge names a realm that is not asked: %s" % realm)
+    pairs = {"service": fields.get("service", ""), "scope": fields.get("scope") or "repository:%s:pull" % name}
+    query = urlencode({key: value for key, value in pairs.items() if value})
+    target = realm.target + ("&" if "?" in realm.target else "?") + query
+    url = Url(realm.scheme, realm.host, realm.port, target)
+
+    def consume(response: Response) -> Document:
+        return parse_answer(response.read_all(MAX_ERROR_BYTES, "the registry's token"), response)
+
+    document = http.fetch(Request("GET", url, {"Accept": "application/json"}), consume)
+    token = as_text(document.get("token")) or as_text(document.get("access_token"))
+    if not token.isascii() or not token.isprintable() or not token:
+        raise ProtocolError("the registry gave no token for anonymous reading")
+    return token
+
+
+def verify_report(run_id: str, checks: Sequence[Check], verifier: Verifier, key: PublicKey) -> Document:
+    """The JSON report of contract 4."""
+    import hashlib
+
+    return {
+        "runId": run_id,
+        "verified": all(check.status in ("pass", "skipped") for check in checks),  # not what was unreadable
+        "verifier": {"name": verifier.name, "version": verifier.version},
+        "key": {"sha256": hashlib.sha256(key.der).hexdigest()},
+        "checks": [
+            {"name": check.name, "status": check.status.replace("unreadable", "skipped"), "detail": check.detail}
+            for check in checks
+        ],
+    }
+
+
+def verify_view(report: Document) -> list[str]:
+    """The report for people; the verdict comes once, last."""
+    lines = [
+        "%-8s %-21s %s" % (check["status"], check["name"], printable(check["detail"])) for check in report["checks"]
+    ]
+    lines.append(
+        "verifier %s %s, key sha256:%s"
+        % (report["verifier"]["name"], report["verifier"]["version"], report["key"]["sha256"])
+    )
+    lines.append("run %s: %s" % (printable(report["runId"]), "verified" if report["verified"] else "NOT VERIFIED"))
+    return lines
+
+
+# ==================================================================================================
+# Room 15. Commands
+#
+# For each command its arguments, its handler and its row in COMMANDS, side by side. Parser, --help,
+# completion and the README's reference are all made from these rows: a new command touches this room
+# alone.
+# ==================================================================================================
+
+
+class Arg:
+    """An argument: a positional (`RUN`), an option (`--reason`) or a flag (`--resume`).
+
+    kind: text, file, integer, seconds, days, switch (`--x`, `--x=false`), flag, list (repeatable).
+    """
+
+    __slots__ = ("choices", "default", "kind", "metavar", "name", "required", "text")
+
+    def __init__(
+        self, name: str, text: str, metavar: str = "", kind: str = "text", required: bool = False,
+        choices: tuple[str, ...] = (), default: Json = None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.text = text
+        self.metavar = metavar or "|".join(choices)
+        self.kind = kind
+        self.required = required
+        self.choices = choices
+        self.default = default
+
+    @property
+    def dest(self) -> str:
+        """The attribute's name in a handler's `args`: `run_id` for the positional RUN."""
+        return self.name.lstrip("-").replace("-", "_") if self.name[0] == "-" else self.name.lower() + "_id"
+
+
+class Command:
+    """A row of the table: the words that call it, what it does, and what its --help says."""
+
+    __slots__ = ("args", "examples", "exits", "handler", "scope", "summary", "words")
+
+    def __init__(
+        self, words: str, summary: str, handler: Callable[[App, Any], int], args: tuple[Arg, ...],
+        examples: tuple[str, ...], exits: tuple[int, ...], scope: str = "",
+    ) -> None:  # fmt: skip
+        self.words = tuple(words.split())
+        self.summary = summary
+        self.handler = handler
+        self.args = args
+        self.examples = examples
+        self.exits = exits
+        self.scope = scope
+
+
+RUN = Arg("RUN", "run id")
+PROFILE = Arg("PROFILE", "export profile id")
+QUERY = Arg("--query", "print only the value at this dotted path, such as runId or progress.percent", "PATH")
+DEADLINE = Arg("--deadline", "give up with exit 14 when the run is still active after this time", "SECONDS", "seconds")
+OFFLINE = Arg("--offline", "do not ask the registries of oci descriptors", kind="flag")
+REACH = (EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_VALIDATION, EXIT_MISSING, EXIT_NETWORK, EXIT_CONFIG)
+
+
+def exits(*more: int) -> tuple[int, ...]:
+    """The exit codes of a command that calls the gateway, in order."""
+    return tuple(sorted({*REACH, *more}))
+
+
+def cmd_profile_list(app: App, args: Any) -> int:
+    """GET /api/export/profiles"""
+    query = [("kind", args.kind or ""), ("variant", args.variant or "")]
+    pages = app.gateway.fetch_pages("profiles", query, None)
+    show_list(
+        app, pages, ("PROFILE", "KIND", "VARIANT", "DISTRIBUTION", "RETENTION"), profile_row, args.output, args.query
+    )
+    return EXIT_OK
+
+
+PROFILE_LIST = Command(
+    "export profile list", "List the tenant's export profiles.", cmd_profile_list,
+    (
+        Arg("--kind", "only this kind", choices=("json", "trivy", "mirror")),
+        Arg("--variant", "only this variant", "VARIANT"),
+        QUERY,
+    ),
+    ("stella export profile list --kind json --variant raw --format table",),
+    exits(), "export:read",
+)  # fmt: skip
+
+
+def cmd_profile_show(app: App, args: Any) -> int:
+    """GET /api/export/profiles/{id}"""
+    profile = app.gateway.fetch_profile(args.profile_id)
+    app.show(profile, lambda: profile_view(profile), args.output, args.query)
+    return EXIT_OK
+
+
+PROFILE_SHOW = Command(
+    "export profile show", "Show one profile in full.", cmd_profile_show, (PROFILE, QUERY),
+    ("stella export profile show prof-json-raw --output profile.json",), exits(), "export:read",
+)  # fmt: skip
+
+
+def cmd_run_submit(app: App, args: Any) -> int:
+    """POST /api/export/runs"""
+    body: Document = {"profileId": args.profile_id, "selectors": parse_selectors(args.selector or ())}
+    encode_id(args.profile_id, "profile")
+    if args.policy_snapshot:
+        body["policySnapshotId"] = args.policy_snapshot
+    body["options"] = {"allowEmpty": bool(args.allow_empty)}
+    run = app.gateway.submit_run(body)
+    run_id = as_text(run.get("runId"))
+    if not run_id:
+        raise ProtocolError("the gateway accepted the run and gave no runId: %s" % quoted(json_text(run, False)))
+    status = ""
+    if args.wait:
+        app.console.err("stella: submitted run %s" % printable(run_id))
+        watcher = watch_run(app, run_id, app.gateway.link(run, "events"), False, True, args.deadline)
+        status, run = watcher.status, app.gateway.fetch_run(run_id)
+    app.show(run, lambda: run_view(run), args.output, args.query)
+    raise_for_status(run_id, status, run)
+    return EXIT_OK
+
+
+RUN_SUBMIT = Command(
+    "export run submit", "Submit a run of a profile; prints its run id and status.", cmd_run_submit,
+    (
+        PROFILE,
+        Arg("--selector", "what to export: tenant=, product=, sbom=, time=<from>,<to>", "KEY=VALUE", "list"),
+        Arg("--policy-snapshot", "policy snapshot to apply", "ID"),
+        Arg("--allow-empty", "let a run succeed that finds nothing (default false)", "true|false", "switch"),
+        Arg("--wait", "go on as `run watch` and exit as it does", kind="flag"),
+        DEADLINE, QUERY,
+    ),
+    (
+        "stella export run submit prof-json-raw --selector tenant=acme --selector time=2025-10-01T00:00:00Z,",
+        "run_id=$(stella export run submit prof-json-raw --selector tenant=acme --query runId)",
+    ),
+    exits(EXIT_QUOTA, EXIT_RUN_FAILED, EXIT_DEADLINE), "export:run",
+)  # fmt: skip
+
+
+def cmd_run_ls(app: App, args: Any) -> int:
+    """GET /api/export/runs"""
+    if args.all and args.tail is not None:
+        raise UsageError("--all and --tail cannot stand together")
+    query = [("profileId", args.profile or ""), ("status", args.status or "")]
+    limit = None if args.all else args.tail if args.tail is not None else RECENT_RUNS
+    pages = app.gateway.fetch_pages("runs", query, limit) if limit != 0 else iter(())
+    show_list(app, pages, ("RUN", "PROFILE", "STATUS", "PROGRESS", "UPDATED"), run_row, args.output, args.query)
+    return EXIT_OK
+
+
+RUN_LS = Command(
+    "export run ls", "List runs, newest first.", cmd_run_ls,
+    (
+        Arg("--profile", "only runs of this export profile (here not the saved defaults)", "PROFILE"),
+        Arg("--status", "only this status; active means pending or running", choices=STATUSES),
+        Arg("--tail", "the N most recent (default 50)", "N", "integer"),
+        Arg("--all", "every run", kind="flag"),
+        QUERY,
+    ),
+    (
+        "stella export run ls --profile prof-json-raw --status active --tail 5",
+        "stella --profile prod export run ls --profile prof-json-raw",
+    ),
+    exits(), "export:read",
+)  # fmt: skip
+
+
+def cmd_run_show(app: App, args: Any) -> int:
+    """GET /api/export/runs/{id}"""
+    run = app.gateway.fetch_run(args.run_id)
+    app.show(run, lambda: run_view(run), args.output, args.query)
+    return EXIT_OK
+
+
+RUN_SHOW = Command(
+    "export run show", "Show one run in full.", cmd_run_show, (RUN, QUERY),
+    (
+        "stella export run show run-20251029-01 --format json",
+        "stella export run show run-20251029-01 --query progress.percent",
+    ),
+    exits(), "export:read",
+)  # fmt: skip
+
+
+def cmd_run_watch(app: App, args: Any) -> int:
+    """GET /api/export/runs/{id}/events"""
+    if args.follow and args.no_follow:
+        raise UsageError("--follow and --no-follow cannot stand together")
+    url = app.gateway.run_url(args.run_id, "events")
+    watcher = watch_run(app, args.run_id, url, args.json, not args.no_follow, args.deadline)
+    run: Document = {}
+    try:
+        run = app.gateway.fetch_run(args.run_id)
+    except StellaError as error:  # the events have said how it ended; the run would only add its size
+        app.console.warn("cannot read the run itself: %s" % error.message)
+    status = watcher.status or as_text(run.get("status"))
+    if args.output:
+        app.show(run, lambda: run_view(run), args.output)
+    elif not args.json:
+        app.console.out(outcome_text(args.run_id, status, run))
+    raise_for_status(args.run_id, status, run)
+    return EXIT_OK
+
+
+RUN_WATCH = Command(
+    "export run watch", "Follow a run to its end.", cmd_run_watch,
+    (
+        RUN,
+        Arg("--follow", "follow to the end (the default)", kind="flag"),
+        Arg("--no-follow", "show what has happened so far and leave", kind="flag"),
+        Arg("--json", "one compact JSON line per event on standard output", kind="flag"),
+        DEADLINE,
+    ),
+    (
+        "stella export run watch run-20251029-01 --follow",
+        "stella export run watch run-20251029-01 --json | jq -e 'select(.event == \"run.succeeded\")'",
+    ),
+    exits(EXIT_RUN_FAILED, EXIT_DEADLINE), "export:read",
+)  # fmt: skip
+
+
+def cmd_run_cancel(app: App, args: Any) -> int:
+    """POST /api/export/runs/{id}/cancel"""
+    run = app.gateway.cancel_run(args.run_id, args.reason or "")
+    app.show(run, lambda: run_view(run), args.output, args.query)
+    return EXIT_OK
+
+
+RUN_CANCEL = Command(
+    "export run cancel", "Ask for the end of a run; exit 0 means that the request was accepted.", cmd_run_cancel,
+    (RUN, Arg("--reason", "why, kept with the run", "TEXT"), QUERY),
+    ('stella export run cancel run-20251029-01 --reason "Replacing with refined selectors"',),
+    exits(EXIT_QUOTA), "export:run",
+)  # fmt: skip
+
+
+def cmd_download(app: App, args: Any) -> int:
+    """GET /api/export/runs/{id}/download"""
+    import shlex
+
+    run = app.gateway.fetch_run(args.run_id)
+    require_bundle(run, args.run_id)
+    run.setdefault("runId", args.run_id)
+    check = check_registries(app, as_list(run.get("distribution")), args.offline)
+    if check.status == "fail":
+        raise VerificationError(
+            "the registry does not hold what the run describes", [check.detail], "--offline skips this check"
+        )
+    if args.output == "-":
+        stream_bundle(app, run)
+        return EXIT_OK
+    target = args.output or safe_name(as_dict(run.get("bundle")).get("name"))
+    if not target:
+        raise UsageError("the run names no bundle; say where it goes with --output FILE")
+    command = "stella export download %s --output %s --resume" % (shlex.quote(args.run_id), shlex.quote(target))
+    report = download_bundle(app, run, target, args.resume, command)
+    app.show(report, lambda: view_lines([
+        ("Bundle", report["path"]), ("Size", size_text(report["size"])), ("SHA-256", report["sha256"]),
+        ("Status", report["status"]), ("Source", report["source"] or ""), ("Time", "%.1f s" % report["seconds"]),
+    ]))  # fmt: skip
+    return EXIT_OK
+
+
+DOWNLOAD = Command(
+    "export download", "Download a run's bundle; only the whole, right file gets its name.", cmd_download,
+    (
+        RUN,
+        Arg("--resume", "go on with the .part file of an earlier invocation", kind="flag"),
+        OFFLINE,
+    ),
+    ("stella export download run-20251029-01 --output out/exports/run-20251029-01.tar.zst --resume",),
+    exits(EXIT_RUN_FAILED, EXIT_VERIFICATION), "export:download",
+)  # fmt: skip
+
+
+def fetch_signed_files(app: App, args: Any, what: str) -> int:
+    """The manifest or provenance, byte for byte, and its signature; both files or neither."""
+    data = app.gateway.fetch_signed(args.run_id, what)
+    to_stdout = not args.output or args.output == "-"
+    files = [] if to_stdout else [(args.output, data)]
+    if args.signature:
+        signature = app.gateway.fetch_signature(args.run_id, what)
+        if args.signature == "-":
+            app.console.write_bytes(signature)
+        else:
+            files.append((args.signature, signature))
+    write_files(files)
+    if to_stdout:
+        app.console.write_bytes(data)
+    return EXIT_OK
+
+
+def cmd_manifest(app: App, args: Any) -> int:
+    """GET /api/export/runs/{id}/manifest"""
+    return fetch_signed_files(app, args, "manifest")
+
+
+SIGNATURE = Arg("--signature", "save the detached signature too", "FILE", "file")
+MANIFEST = Command(
+    "export manifest", "Fetch the signed manifest, byte for byte.", cmd_manifest, (RUN, SIGNATURE),
+    ("stella export manifest run-20251029-01 --output export.json --signature export.json.sig",),
+    exits(), "export:read",
+)  # fmt: skip
+
+
+def cmd_provenance(app: App, args: Any) -> int:
+    """GET /api/export/runs/{id}/provenance"""
+    return fetch_signed_files(app, args, "provenance")
+
+
+PROVENANCE = Command(
+    "export provenance", "Fetch the signed provenance, byte for byte.", cmd_provenance, (RUN, SIGNATURE),
+    ("stella export provenance run-20251029-01 --output provenance.json --signature provenance.json.sig",),
+    exits(), "export:read",
+)  # fmt: skip
+
+
+def cmd_verify(app: App, args: Any) -> int:
+    """Checks 1 to 8 of contract 4; never calls the gateway."""
+    verifier = choose_verifier(args.verifier or "auto", app.config)
+    try:
+        key = parse_public_key(read_small(args.key, "key", MAX_KEY_BYTES))
+    except ValueError as error:
+        raise ConfigError("the key %s %s" % (printable(args.key), error)) from None
+    evidence = Evidence(args.manifest, args.provenance, args.manifest_signature or "", args.provenance_signature or "")
+    manifest = evidence.documents[0]
+    checks = verify_evidence(args.run_id, evidence, key, verifier)
+    checks += verify_bundle(app, manifest, args.bundle or "", not args.no_artifacts)
+    checks.append(check_registries(app, as_list((manifest or {}).get("distribution")), args.offline))
+    checks.append(check_age(manifest, args.max_age, app.clock.now()))
+    unreadable = [check for check in checks if check.status == "unreadable"]
+    report = verify_report(args.run_id, checks, verifier, key)
+    app.show(report, lambda: verify_view(report), args.output)
+    failed = [check.name for check in checks if check.status == "fail"]
+    if failed:
+        hint = "do not use these files; fetch them again and compare the key with the tenant's"
+        raise VerificationError("run %s is not verified: failed %s" % (args.run_id, ", ".join(failed)), hint=hint)
+    if unreadable:
+        hint = "put zstd on this host (or in vendor/ beside stella.py), or check the rest with --no-artifacts"
+        raise ConfigError("the members of the bundle were not checked: %s" % unreadable[0].detail, hint=hint)
+    return EXIT_OK
+
+
+VERIFY = Command(
+    "export verify", "Prove offline that manifest, provenance and bundle are what was signed.", cmd_verify,
+    (
+        RUN,
+        Arg("--manifest", "the manifest, export.json", "FILE", "file", required=True),
+        Arg("--provenance", "the provenance, provenance.json", "FILE", "file", required=True),
+        Arg("--key", "the tenant's public key, PEM", "FILE", "file", required=True),
+        Arg("--bundle", "check this bundle and every member of it as well", "FILE", "file"),
+        Arg("--manifest-signature", "default: the manifest's name with .sig", "FILE", "file"),
+        Arg("--provenance-signature", "default: the provenance's name with .sig", "FILE", "file"),
+        OFFLINE,
+        Arg("--verifier", "who checks signatures (default auto: the first there is)", choices=VERIFIERS),
+        Arg("--max-age", "fail when the manifest is older than this", "DAYS", "days"),
+        Arg("--no-artifacts", "do not look into the bundle", kind="flag"),
+    ),
+    ("stella export verify run-20251029-01 --manifest export.json --provenance provenance.json --key acme.pub",),
+    (EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_VERIFICATION, EXIT_NETWORK, EXIT_CONFIG),
+)  # fmt: skip
+
+COMMANDS = (
+    PROFILE_LIST, PROFILE_SHOW,
+    RUN_SUBMIT, RUN_LS, RUN_SHOW, RUN_WATCH, RUN_CANCEL,
+    DOWNLOAD, MANIFEST, PROVENANCE, VERIFY,
+)  # fmt: skip
+GROUPS = {
+    (): "Command-line client of the Export Center.",
+    ("export",): "Export profiles, runs, bundles and their verification.",
+    ("export", "profile"): "Export profiles: what a run packs and where it goes.",
+    ("export", "run"): "Runs: submit, list, show, watch, cancel.",
+}
+SETTING_KINDS = {"number": "seconds", "count": "integer", "path": "file", "text": "text"}
+GLOBALS = (
+    *(
+        Arg(row.flag, row.help, row.metavar, SETTING_KINDS[row.kind], choices=FORMATS if row.name == "format" else ())
+        for row in SETTINGS
+        if row.flag
+    ),
+    Arg("--profile", "saved defaults from ~/.stella/profiles/NAME.toml", "NAME"),
+    Arg("--output", "write the full JSON, or the fetched file, to FILE; - is stdout", "FILE", "file"),
+    Arg("--trace", "one line per request on standard error, with timing and correlation ids", kind="flag"),
+    Arg("--allow-http", "accept http:// for a gateway that is not on this host", kind="flag"),
+)  # fmt: skip
+
+
+# ==================================================================================================
+# Room 16. Entry
+#
+# From argv to an exit code: find the command's words, build the one parser that is needed, run the
+# handler, map errors and signals. The only room that exits.
+# ==================================================================================================
+
+
+def help_lines(rows: Sequence[Arg]) -> list[str]:
+    """Arguments with their explanations, wrapped at 80 columns."""
+    import textwrap
+
+    lines = []
+    for row in rows:
+        name = row.name
+        if row.name[0] == "-" and row.kind != "flag":
+            name += "[=%s]" % row.metavar if row.kind == "switch" else " " + row.metavar
+        text = row.text + (" (required)" if row.required else "")
+        wrapped = textwrap.wrap(text, 52) or [""]
+        if len(name) > 22:
+            lines.append("  " + name)
+            name = ""
+        lines.append("  %-22s  %s" % (name, wrapped[0]))
+        lines.extend(" " * 26 + part for part in wrapped[1:])
+    return lines
+
+
+def usage_line(command: Command) -> str:
+    """`usage: stella export run watch RUN [options]`"""
+    words = ["stella", *command.words, *(row.name for row in command.args if row.name[0] != "-")]
+    words += ["%s %s" % (row.name, row.metavar) for row in command.args if row.required]
+    return "usage: %s [options]" % " ".join(words)
+
+
+def command_help(command: Command) -> str:
+    """The --help of a command."""
+    positionals = [row for row in command.args if row.name[0] != "-"]
+    options = [row for row in command.args if row.name[0] == "-"]
+    names = {row.name for row in options}
+    lines = [usage_line(command), "", command.summary]
+    if command.scope:
+        lines.append("Needs a token with the scope %s." % command.scope)
+    if positionals:
+        lines += ["", "arguments:", *help_lines(positionals)]
+    if options:
+        lines += ["", "options:", *help_lines(options)]
+    lines += ["", "global options:", *help_lines([row for row in GLOBALS if row.name not in names] + [HELP])]
+    lines += ["", "examples:", *("  " + example for example in command.examples)]
+    lines += ["", "exit codes:", *("  %-4d %s" % (code, EXIT_MEANINGS[code]) for code in command.exits)]
+    return "\n".join(lines)
+
+
+HELP = Arg("-h, --help", "show this help", kind="flag")
+VERSION_ARG = Arg("--version", "show the version", kind="flag")
+
+
+def group_help(words: tuple[str, ...]) -> str:
+    """The --help of `stella`, `stella export`, ..., with the commands below it."""
+    below = [command for command in COMMANDS if command.words[: len(words)] == words]
+    width = max(len(" ".join(command.words)) for command in below)
+    lines = ["usage: %s COMMAND [options]" % " ".join(("stella", *words)), "", GROUPS[words], "", "commands:"]
+    lines += ["  %-*s  %s" % (width, " ".join(command.words), command.summary) for command in below]
+    lines += ["", "global options (before or after the command):", *help_lines([*GLOBALS, HELP, VERSION_ARG])]
+    if not words:
+        lines += ["", "exit codes:", *("  %-4d %s" % pair for pair in EXIT_MEANINGS.items())]
+        lines += ["", "environment:"]
+        lines += [
+            "  %-30s %s" % (name, row.help)
+            for row in SETTINGS
+            for name in row.environment
+            if name.startswith("STELLA_")
+        ]
+        lines += ["  %-30s %s" % ("STELLA_PROFILE", "saved defaults")]
+    return "\n".join([*lines, "", "`stella COMMAND --help` tells more about each command."])
+
+
+def split_argv(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """(command words, global options before and between them, everything after them)."""
+    takes_value = {row.name for row in GLOBALS if row.kind != "flag"}
+    words: tuple[str, ...] = ()
+    head: list[str] = []
+    index = 0
+    while index < len(argv) and not any(command.words == words for command in COMMANDS):
+        token = argv[index]
+        index += 1
+        if token.startswith("-") and token != "-":
+            head.append(token)
+            if token in takes_value and index < len(argv):
+                head.append(argv[index])
+                index += 1
+        elif (*words, token) in GROUPS or any(command.words == (*words, token) for command in COMMANDS):
+            words = (*words, token)
+        else:
+            raise unknown_command(words, token)
+    return words, head, list(argv[index:])
+
+
+def unknown_command(words: tuple[str, ...], token: str) -> UsageError:
+    """An error that names the nearest command."""
+    import difflib
+
+    choices = sorted({command.words[len(words)] for command in COMMANDS if command.words[: len(words)] == words})
+    near = difflib.get_close_matches(token, choices, 1)
+    hint = "did you mean: %s" % " ".join(("stella", *words, *near)) if near else "there is: " + ", ".join(choices)
+    return UsageError("%s is no command of %s" % (quoted(token), " ".join(("stella", *words))), hint=hint)
+
+
+def number_parser(low: float, whole: bool) -> Callable[[str], float]:
+    """An argparse type: a finite number from `low` to 10 million."""
+
+    def parse(text: str) -> float:
+        value = int(text) if whole else float(text)
+        if not low <= value <= 10_000_000 or not text.isascii() or "_" in text:
+            raise ValueError
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+def build_parser(rows: Sequence[Arg], usage: str, suppress: bool) -> Any:
+    """An argparse parser for `rows` alone; with `suppress`, options not given leave no trace."""
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(message, hint="see: %s --help" % usage)
+
+    parser = Parser(
+        prog=usage, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS if suppress else None
+    )
+    types: dict[str, Any] = {
+        "integer": number_parser(0, True), "seconds": number_parser(0, False), "days": number_parser(0, False),
+    }  # fmt: skip
+    for row in rows:
+        options: dict[str, Any] = {"dest": row.dest} if row.name[0] == "-" else {}
+        if row.kind == "flag":
+            options["action"] = "store_true"
+        elif row.kind == "switch":
+            options.update(nargs="?", const=True, type=parse_bool)
+        else:
+            options.update(type=types.get(row.kind, str), metavar=row.metavar or row.name)
+            if row.choices:
+                options["choices"] = row.choices
+            if row.kind == "list":
+                options["action"] = "append"
+        if row.required:
+            options["required"] = True
+        if suppress and row.kind == "flag":
+            options["default"] = argparse.SUPPRESS
+        parser.add_argument(row.name if row.name[0] == "-" else row.dest, **options)
+    return parser
+
+
+def parse_command(command: Command, head: list[str], rest: list[str]) -> tuple[Any, dict[str, Json]]:
+    """(the command's own arguments, the global options by setting name)."""
+    usage = " ".join(("stella", *command.words))
+    own = {row.name for row in command.args}
+    shared = [row for row in GLOBALS if row.name not in own]
+    flags = vars(build_parser(GLOBALS, usage, True).parse_args(head)) if head else {}
+    after = vars(build_parser(shared, usage, True).parse_known_args([])[0])
+    parser = build_parser([*command.args, *shared], usage, False)
+    args = parser.parse_args(rest)
+    for row in shared:
+        value = getattr(args, row.dest)
+        if value not in (None, False):
+            after[row.dest] = value
+    flags.update(after)
+    args.output = flags.get("output", "")
+    args.query = getattr(args, "query", None) or ""
+    return args, flags
+
+
+def wants_help(tokens: Sequence[str]) -> bool:
+    """True when -h or --help stands among the options (not after `--`)."""
+    before = tokens[: list(tokens).index("--")] if "--" in tokens else tokens
+    return "-h" in before or "--help" in before
+
+
+def run_command(argv: Sequence[str], console: Console) -> int:
+    """Finds and runs the command; raises StellaError."""
+    words, head, rest = split_argv(argv)
+    command = next((row for row in COMMANDS if row.words == words), None)
+    if wants_help([*head, *rest]):
+        console.out(command_help(command) if command else group_help(words))
+        return EXIT_OK
+    if "--version" in head or (not words and not argv):
+        console.out("stella " + VERSION if argv else group_help(()))
+        return EXIT_OK if argv else EXIT_USAGE
+    if command is None:
+        below = sorted({row.words[len(words)] for row in COMMANDS if row.words[: len(words)] == words})
+        name = " ".join(("stella", *words))
+        raise UsageError("%s needs a command: %s" % (name, ", ".join(below)), hint="see: %s --help" % name)
+    args, flags = parse_command(command, head, rest)
+    config = load_config(flags)
+    console.__init__(config)  # type: ignore[misc]
+    for warning in config.warnings:
+        console.warn(warning)
+    app = App(config, console, Clock())
+    try:
+        return command.handler(app, args)
+    finally:
+        app.close()
+
+
+def install_signals() -> None:
+    """SIGINT, SIGTERM and SIGHUP become Interrupted, unless the caller had them ignored (nohup)."""
+    import signal
+
+    def interrupt(number: int, _: Any) -> NoReturn:
+        raise Interrupted(number)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+
+
+def end_by_signal(number: int) -> int:
+    """Ends the process by the signal itself, so that the shell sees what happened (contract 5)."""
+    import signal
+
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number  # only where the signal did not end us
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs stella; the exit code of contract 5."""
+    arguments = sys.argv[1:] if argv is None else argv
+    console = Console()
+    try:
+        install_signals()
+        return run_command(arguments, console)
+    except StellaError as error:
+        console.error(error)
+        return error.exit_code
+    except Interrupted as interrupted:
+        console.clear_bar()
+        return end_by_signal(interrupted.signal_number)
+    except OutputClosed:
+        import signal
+
+        return end_by_signal(signal.SIGPIPE) if hasattr(signal, "SIGPIPE") else EXIT_UNEXPECTED
+    except Exception as error:  # noqa: BLE001 - a fault of stella's own: say where, without a traceback that could hold a secret
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        line = trace.tb_lineno if trace is not None else 0
+        console.err("stella: unexpected %s at line %d of stella.py %s" % (type(error).__name__, line, VERSION))
+        console.err("  this is a fault of stella's; please report it with the command you typed")
+        return EXIT_UNEXPECTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
