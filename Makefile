@@ -5,6 +5,7 @@ PYTHON ?= python3
 PYVER  := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 TEST_ENV  = .venv/test-$(PYVER)
 AUDIT_ENV = .venv/audit-$(PYVER)
+BENCH_ENV = .venv/bench-$(PYVER)
 
 # After what the machine has: on one without zstd, `make vendor` puts one there.
 export PATH := $(PATH):$(CURDIR)/vendor/bin
@@ -18,7 +19,7 @@ TYPED   = stella.py tests/gateway.py vendor/fetch
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test audit vendor clean tools
+.PHONY: help demo test audit bench vendor clean tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ test: $(TEST_ENV)/installed vendor tools ## run the tests with the real cosign, 
 
 audit: $(AUDIT_ENV)/installed vendor tools ## check types, style and shell scripts, then run the slow tests of tests/audit
 	PYTHON='$(PYTHON)' AUDIT_ENV='$(AUDIT_ENV)' SCRIPTS='$(SCRIPTS)' TYPED='$(TYPED)' sh tests/audit/run $(ARGS)
+
+bench: $(BENCH_ENV)/installed vendor tools ## measure beside curl, openssl and others, as ratios (ARGS='watch' picks one)
+	$(BENCH_ENV)/bin/python tests/bench/run.py $(ARGS)
 
 vendor: ## put the real cosign 2 and 3 into vendor/bin (what came from where: vendor/bin/COSIGN.txt)
 	@$(PYTHON) vendor/fetch
@@ -53,6 +57,17 @@ $(TEST_ENV)/installed: tests/requirements.txt
 
 $(AUDIT_ENV)/installed: tests/requirements.txt tests/audit/requirements.txt
 	$(call make-env,$(AUDIT_ENV),tests/audit/requirements.txt)
+
+$(BENCH_ENV)/installed: tests/bench/requirements.txt
+	$(call make-bench-env,$(BENCH_ENV),$<)
+
+# What httpx pulls in is not pinned: it is measured against, not built upon.
+define make-bench-env
+	rm -rf $(1)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --requirement $(2)
+	touch $(1)/installed
+endef
 
 define make-env
 	rm -rf $(1)

@@ -487,11 +487,15 @@ def test_as_a_program(tmp_path):
     for options in ([], ["--json"]):
         process = subprocess.Popen([*command, *options], text=True, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE)
-        line = process.stdout.readline()
-        url = json.loads(line)["url"] if options else line[len("url: "):].strip()
-        with socket.create_connection(urlsplit(url).netloc.split(":"), timeout=5):
-            os.kill(process.pid, signal.SIGTERM)
-            _, errors = process.communicate(timeout=10)
+        try:
+            line = process.stdout.readline()
+            url = json.loads(line)["url"] if options else line[len("url: "):].strip()
+            with socket.create_connection(urlsplit(url).netloc.split(":"), timeout=5):
+                os.kill(process.pid, signal.SIGTERM)
+                _, errors = process.communicate(timeout=10)
+        finally:
+            process.kill()
+            process.communicate()
         assert (process.returncode, errors) == (0, "")
     key = tmp_path / "keys/acme-export.pub"
     subprocess.run(["openssl", "pkey", "-pubin", "-noout", "-in", key], check=True)

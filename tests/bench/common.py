@@ -1,0 +1,81 @@
+"""What the benchmarks share: interleaved runs, medians, peak memory, and tables of ratios.
+
+A benchmark compares commands in one run: every command once, then again, so that a slow moment of the
+machine hits all of them. Numbers are printed as ratios against what a user would run instead.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STELLA = ROOT / "stella.py"
+# The system's own interpreter: a shim on PATH can cost 80 ms at each start.
+PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
+
+
+class Sample:
+    """One run of one command: wall clock `seconds`, `peak_kib` of the largest process, exit `code`."""
+
+    def __init__(self, seconds: float, peak_kib: int, code: int) -> None:
+        self.seconds, self.peak_kib, self.code = seconds, peak_kib, code
+
+
+def run_once(command: Sequence[str], env: Mapping[str, str] | None = None, want: int = 0) -> Sample:
+    """Runs a command, its output thrown away; an unexpected exit code ends the benchmark."""
+    started = time.perf_counter()
+    child = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != want:
+        raise SystemExit(f"exit {child.returncode} instead of {want}: {' '.join(command)}")
+    return Sample(seconds, usage.ru_maxrss, child.returncode)
+
+
+def compare(commands: Mapping[str, Callable[[], Sample]], rounds: int) -> dict[str, Sample]:
+    """Every command `rounds` times, interleaved, after one round to warm up; the median of each."""
+    samples: dict[str, list[Sample]] = {name: [] for name in commands}
+    for round_number in range(rounds + 1):
+        for name, run in commands.items():
+            sample = run()
+            if round_number:
+                samples[name].append(sample)
+    return {
+        name: Sample(statistics.median(s.seconds for s in taken), max(s.peak_kib for s in taken), taken[-1].code)
+        for name, taken in samples.items()
+    }
+
+
+def table(title: str, results: Mapping[str, Sample], subject: str, goals: Mapping[str, float]) -> bool:
+    """Prints medians and the ratios of `subject` to the others beside the goals; False when one is missed."""
+    print(f"\n{title}")
+    ours, good = results[subject], True
+    for name, sample in results.items():
+        ratio = ours.seconds / sample.seconds
+        goal = goals.get(name)
+        verdict = "" if goal is None else f"goal {goal:<5g} {'reached' if ratio <= goal else 'MISSED'}"
+        good = good and (goal is None or ratio <= goal)
+        print(f"  {name:<44} {sample.seconds * 1000:10.1f} ms  {sample.peak_kib / 1024:7.1f} MiB  "
+              f"stella is {ratio:5.2f} of it  {verdict}")
+    return good
+
+
+def machine() -> str:
+    """The machine, in a line for the README."""
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    version = subprocess.run([PYTHON, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    return f"{os.cpu_count()} cores of {cpu}, {platform.system()} {platform.release()}, {version}"
+
+
+def children_peak_kib() -> int:
+    """The largest resident set of any child so far."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

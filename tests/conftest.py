@@ -1,0 +1,163 @@
+"""What every test shares: clean surroundings, one gateway key for the session, and two ways to run stella.
+
+`cli(...)` calls stella.main in this process (fast; waits are recorded and hardly wait); `process(...)` starts
+the file as a user would (for signals, pipes, terminals, start-up). Both give a Result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gateway as gateway_module
+import stella as stella_module
+
+ROOT = Path(__file__).resolve().parent.parent
+STELLA = ROOT / "stella.py"
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+
+
+class Result:
+    """What one invocation left: `code` (negative: ended by that signal), `out` and `err` as text."""
+
+    def __init__(self, code: int, out: bytes, err: bytes) -> None:
+        self.code = code
+        self.out_bytes = out
+        self.out = out.decode("utf-8", "surrogateescape")
+        self.err = err.decode("utf-8", "surrogateescape")
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def lines(self) -> list[Any]:
+        """Standard output as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+@pytest.fixture(autouse=True)
+def _clean_surroundings(monkeypatch, tmp_path_factory):
+    """No setting of this machine reaches a test; HOME is an empty folder of the test's own."""
+    for name in list(os.environ):
+        if name.startswith("STELLA_") or name.lower() in PROXIES or name in stella_module.CA_VARIABLES:
+            monkeypatch.delenv(name)
+    for name in ("TRACEPARENT", "NO_COLOR", "COLUMNS", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running():
+    """Every thread that a test's client or server started has ended."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive(), f"left running: {thread}"
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory):
+    """The tenants' private keys, made once and used by every gateway: (acme's, globex's)."""
+    with gateway_module.Gateway(data=tmp_path_factory.mktemp("keys")) as first:
+        return first.private_key, first.other_private_key
+
+
+@pytest.fixture
+def gw(tmp_path_factory, keys):
+    """A running Export Center whose runs take no time."""
+    data = tmp_path_factory.mktemp("gateway")
+    with gateway_module.Gateway(data=data, pace=0.0, key=keys[0], other_key=keys[1]) as running:
+        yield running
+
+
+class Clock:
+    """What the client waited for: `slept` in seconds. Real waits are cut to a hundredth of a second."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    import time
+
+    record = Clock()
+
+    def sleep(_, seconds):
+        record.slept.append(seconds)
+        time.sleep(min(seconds, 0.01))
+
+    monkeypatch.setattr(stella_module.Clock, "sleep", sleep)
+    return record
+
+
+@pytest.fixture
+def cli(monkeypatch, capsysbinary, clock):
+    """cli("run", "show", ID, gw=gw): `stella export run show ID` in this process.
+
+    gw: sets STELLA_SERVER and STELLA_TOKEN; env: more of the environment; whole=True: do not put `export`
+    before the words.
+    """
+
+    def run(*words: Any, gw: Any = None, env: dict[str, str] | None = None, whole: bool = False) -> Result:
+        with monkeypatch.context() as patch:
+            if gw is not None:
+                patch.setenv("STELLA_SERVER", gw.url)
+                patch.setenv("STELLA_TOKEN", gw.token)
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            handlers = [signal.getsignal(number) for number in numbers]
+            capsysbinary.readouterr()
+            try:
+                code = stella_module.main([str(word) for word in (words if whole else ("export", *words))])
+            finally:
+                for number, handler in zip(numbers, handlers):
+                    signal.signal(number, handler)
+            out, err = capsysbinary.readouterr()
+        return Result(code, out, err)
+
+    return run
+
+
+def surroundings(gw: Any = None, env: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment of a stella that is started as a process."""
+    values = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
+    if gw is not None:
+        values.update(STELLA_SERVER=gw.url, STELLA_TOKEN=gw.token)
+    values.update(env or {})
+    return values
+
+
+@pytest.fixture
+def process():
+    """process("run", "show", ID, gw=gw): the same as a process of its own; with background=True the Popen."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*words: Any, gw: Any = None, env: dict[str, str] | None = None, background: bool = False,
+            stdin: bytes = b"", timeout: float = 60, **options: Any) -> Any:
+        command = [sys.executable, str(STELLA), "export", *(str(word) for word in words)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        child = subprocess.Popen(command, env=surroundings(gw, env), **pipes)
+        started.append(child)
+        if background:
+            return child
+        out, err = child.communicate(stdin, timeout)
+        return Result(child.returncode, out or b"", err or b"")
+
+    yield run
+    for child in started:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
