@@ -39,7 +39,10 @@ def test_recipe_ends_verified(cli, gw, tmp_path, verifier):
     assert [name for name, status in statuses.items() if status == "skipped"] == ["oci", "age"]
 
 
-@pytest.mark.parametrize("name", ["export.json", "provenance.json", "export.json.sig", "provenance.json.sig", "export.tar.zst"])
+FILES = ("export.json", "provenance.json", "export.json.sig", "provenance.json.sig", "export.tar.zst")
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_changed_byte_is_exit_20(cli, gw, tmp_path, name):
     run_id = fetch_everything(cli, gw, tmp_path)
     data = bytearray((tmp_path / name).read_bytes())

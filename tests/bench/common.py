@@ -71,7 +71,8 @@ def table(title: str, results: Mapping[str, Sample], subject: str, goals: Mappin
 
 def machine() -> str:
     """The machine, in a line for the README."""
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
     version = subprocess.run([PYTHON, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     return f"{os.cpu_count()} cores of {cpu}, {platform.system()} {platform.release()}, {version}"
 
