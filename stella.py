@@ -439,6 +439,9 @@ def parse_bool(text: str) -> bool:
     return words[text.lower()]
 
 
+parse_bool.__name__ = "true or false"  # as argparse's messages call it
+
+
 class Url:
     """An absolute http(s) URL: `scheme`, `host` (lower case, ASCII, no brackets), `port`, `target`.
 
@@ -1668,10 +1671,11 @@ def fits_kind(value: Json, kind: str) -> bool:
     return type(value) in (int, float) and 0 <= value <= 86400
 
 
-def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = None) -> Config:
+def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = None, with_token: bool = True) -> Config:
     """The configuration of this invocation; ConfigError when a source cannot be used.
 
-    flags: the global options by setting name, absent or None where not given.
+    flags: the global options by setting name, absent or None where not given. with_token: False for a
+    command that never calls the gateway; then no token is looked at, and a bad one is no error.
     """
     environment = os.environ if environ is None else environ
     warnings: list[str] = []
@@ -1687,15 +1691,21 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
         elif variable:
             values[setting.name], sources[setting.name] = environment[variable], variable
         elif setting.key in table:
-            values[setting.name], sources[setting.name] = table[setting.key], "profile %s" % profile
+            values[setting.name], sources[setting.name] = (
+                table[setting.key],
+                "%s in profile %s" % (setting.key, profile),
+            )
     values["trace"] = bool(flags.get("trace"))
     values["allow_http"] = bool(flags.get("allow_http"))
     if values["format"] not in ("", *FORMATS):
-        raise ConfigError("format %s is none of table, json, yaml" % quoted(values["format"]))
+        raise ConfigError("%s is %s, none of table, json, yaml" % (sources["format"], quoted(values["format"])))
     if values["timeout"] == 0:
-        raise ConfigError("timeout must be more than 0 seconds")
-    if values["token_file"] and "token" not in sources:
-        values["token"], sources["token"] = read_token_file(values["token_file"], warnings), "token_file"
+        raise ConfigError("%s must be more than 0 seconds" % sources["timeout"])
+    if not with_token:
+        values["token"] = ""
+    elif values["token_file"] and "token" not in sources:
+        sources["token"] = sources["token_file"]
+        values["token"] = read_token_file(values["token_file"], warnings)
     values["token"] = check_token(values["token"], sources.get("token", ""))
     return Config(values, sources, warnings)
 
@@ -2808,9 +2818,11 @@ class Http:
         """The trace id to go on with (W3C Trace Context), or a new one."""
         import re
 
-        match = re.fullmatch(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?", traceparent)
-        valid = match and traceparent[:2] != "ff" and match.group(1).strip("0") and match.group(2).strip("0")
-        return match.group(1) if match and valid else os.urandom(16).hex()
+        zeros = r"(?!0+-)"
+        # Only versions after 00 may go on after the flags (2.2.2 and 4.3); ff is no version.
+        pattern = r"(?!ff)(?!00.{54})[0-9a-f]{2}-%s([0-9a-f]{32})-%s[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?" % (zeros, zeros)
+        match = re.fullmatch(pattern, traceparent)
+        return match.group(1) if match else os.urandom(16).hex()
 
     def require_token(self) -> None:
         """ConfigError, before any connection, when there is no token."""
@@ -2920,14 +2932,14 @@ class Http:
             "traceparent": "00-%s-%s-01" % (self.trace_id, os.urandom(8).hex()),
         }
         headers.update(request.headers)
-        headers.update(self.credentials(request.method, request.url))
         while True:
+            headers.update(self.credentials(request.method, request.url))
             connection, used = self._take(request.url, timeout)
             try:
                 raw, used_socket = self._roundtrip(connection, request, headers)
             except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
                 connection.close()
-                if used:
+                if used and isinstance(error, ConnectionError):  # closed while idle (RFC 9112 9.3.1); no timeout
                     continue
                 raise transport_error(error, request.url) from None
             except BaseException:
@@ -3137,9 +3149,9 @@ def decide_failure(status: int, headers: Mapping[str, str], body: bytes, url: Ur
     if kind is QuotaError and quota_text(headers):
         details.append("quota:" + quota_text(headers).replace(" quota-", " "))
     hint = STATUS_HINTS.get(status, "") if kind is STATUS_ERRORS.get(status) else ""
-    if kind is MissingError and status == 404 and not document:
-        hint = "is %s the gateway's root? see --server" % url.authority
     ours = code.startswith("ERR_EXPORT_")
+    if kind is MissingError and status == 404 and not ours:
+        hint = "is %s the gateway's root? see --server" % url.authority
     again = not ours and (status in (408, 429, 502, 503, 504) or (status == 500 and not code))
     return kind(text, details, hint, code, trace_id if isinstance(trace_id, str) else ""), again
 
@@ -4506,7 +4518,9 @@ PROFILE = Arg("PROFILE", "export profile id")
 QUERY = Arg("--query", "print only the value at this dotted path, such as runId or progress.percent", "PATH")
 DEADLINE = Arg("--deadline", "give up with exit 14 when the run is still active after this time", "SECONDS", "seconds")
 OFFLINE = Arg("--offline", "do not ask the registries of oci descriptors", kind="flag")
-REACH = (EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_VALIDATION, EXIT_MISSING, EXIT_NETWORK, EXIT_CONFIG)
+REACH = (
+    EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_VALIDATION, EXIT_MISSING, EXIT_QUOTA, EXIT_NETWORK, EXIT_CONFIG,
+)  # fmt: skip
 
 
 def exits(*more: int) -> tuple[int, ...]:
@@ -4584,7 +4598,7 @@ RUN_SUBMIT = Command(
         "stella export run submit prof-json-raw --selector tenant=acme --selector time=2025-10-01T00:00:00Z,",
         "run_id=$(stella export run submit prof-json-raw --selector tenant=acme --query runId)",
     ),
-    exits(EXIT_QUOTA, EXIT_RUN_FAILED, EXIT_DEADLINE), "export:run",
+    exits(EXIT_RUN_FAILED, EXIT_DEADLINE), "export:run",
 )  # fmt: skip
 
 
@@ -4681,7 +4695,7 @@ RUN_CANCEL = Command(
     "export run cancel", "Ask for the end of a run; exit 0 means that the request was accepted.", cmd_run_cancel,
     (RUN, Arg("--reason", "why, kept with the run", "TEXT"), QUERY),
     ('stella export run cancel run-20251029-01 --reason "Replacing with refined selectors"',),
-    exits(EXIT_QUOTA), "export:run",
+    exits(), "export:run",
 )  # fmt: skip
 
 
@@ -4870,6 +4884,12 @@ def usage_line(command: Command) -> str:
     return "usage: %s [options]" % " ".join(words)
 
 
+def closing_lines(examples: Iterable[str], codes: Iterable[int]) -> list[str]:
+    """How every --help ends."""
+    lines = ["", "examples:", *("  " + example for example in examples)]
+    return [*lines, "", "exit codes:", *("  %-4d %s" % (code, EXIT_MEANINGS[code]) for code in codes)]
+
+
 def command_help(command: Command) -> str:
     """The --help of a command."""
     positionals = [row for row in command.args if row.name[0] != "-"]
@@ -4883,9 +4903,7 @@ def command_help(command: Command) -> str:
     if options:
         lines += ["", "options:", *help_lines(options)]
     lines += ["", "global options:", *help_lines([row for row in GLOBALS if row.name not in names] + [HELP])]
-    lines += ["", "examples:", *("  " + example for example in command.examples)]
-    lines += ["", "exit codes:", *("  %-4d %s" % (code, EXIT_MEANINGS[code]) for code in command.exits)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *closing_lines(command.examples, command.exits)])
 
 
 HELP = Arg("-h, --help", "show this help", kind="flag")
@@ -4899,8 +4917,9 @@ def group_help(words: tuple[str, ...]) -> str:
     lines = ["usage: %s COMMAND [options]" % " ".join(("stella", *words)), "", GROUPS[words], "", "commands:"]
     lines += ["  %-*s  %s" % (width, " ".join(command.words), command.summary) for command in below]
     lines += ["", "global options (before or after the command):", *help_lines([*GLOBALS, HELP, VERSION_ARG])]
+    codes = EXIT_MEANINGS if not words else sorted({code for command in below for code in command.exits})
+    lines += closing_lines([command.examples[0] for command in below], codes)
     if not words:
-        lines += ["", "exit codes:", *("  %-4d %s" % pair for pair in EXIT_MEANINGS.items())]
         lines += ["", "environment:"]
         lines += [
             "  %-30s %s" % (name, row.help)
@@ -4914,7 +4933,7 @@ def group_help(words: tuple[str, ...]) -> str:
 
 def split_argv(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str], list[str]]:
     """(command words, global options before and between them, everything after them)."""
-    takes_value = {row.name for row in GLOBALS if row.kind != "flag"}
+    takes_value = {row.name: row.kind != "flag" for row in GLOBALS}
     words: tuple[str, ...] = ()
     head: list[str] = []
     index = 0
@@ -4923,7 +4942,9 @@ def split_argv(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str], list[st
         index += 1
         if token.startswith("-") and token != "-":
             head.append(token)
-            if token in takes_value and index < len(argv):
+            if token.partition("=")[0] not in (*takes_value, "-h", "--help", "--version"):
+                raise unknown_option(words, token)
+            if takes_value.get(token) and index < len(argv):
                 head.append(argv[index])
                 index += 1
         elif (*words, token) in GROUPS or any(command.words == (*words, token) for command in COMMANDS):
@@ -4931,6 +4952,16 @@ def split_argv(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str], list[st
         else:
             raise unknown_command(words, token)
     return words, head, list(argv[index:])
+
+
+def unknown_option(words: tuple[str, ...], token: str) -> UsageError:
+    """An error about an option before the command that is no global one: perhaps it is some command's own."""
+    name = token.partition("=")[0]
+    own = [" ".join(row.words) for row in COMMANDS if any(arg.name == name for arg in row.args)]
+    hint = "it stands after the command: stella %s ... %s" % (own[0], name) if own else ""
+    return UsageError(
+        "unrecognized arguments: %s" % printable(token), hint=hint or "see: %s --help" % " ".join(("stella", *words))
+    )
 
 
 def unknown_command(words: tuple[str, ...], token: str) -> UsageError:
@@ -4995,42 +5026,39 @@ def parse_command(command: Command, head: list[str], rest: list[str]) -> tuple[A
     usage = " ".join(("stella", *command.words))
     own = {row.name for row in command.args}
     shared = [row for row in GLOBALS if row.name not in own]
-    flags = vars(build_parser(GLOBALS, usage, True).parse_args(head)) if head else {}
-    after = vars(build_parser(shared, usage, True).parse_known_args([])[0])
-    parser = build_parser([*command.args, *shared], usage, False)
-    args = parser.parse_args(rest)
+    flags: dict[str, Json] = vars(build_parser(GLOBALS, usage, True).parse_args(head)) if head else {}
+    args = build_parser([*command.args, *shared], usage, False).parse_args(rest)
     for row in shared:
         value = getattr(args, row.dest)
-        if value not in (None, False):
-            after[row.dest] = value
-    flags.update(after)
+        if value is not None and value is not False:  # `--retries 0` counts
+            flags[row.dest] = value
     args.output = flags.get("output", "")
     args.query = getattr(args, "query", None) or ""
     return args, flags
 
 
-def wants_help(tokens: Sequence[str]) -> bool:
-    """True when -h or --help stands among the options (not after `--`)."""
+def asks_for(names: Sequence[str], tokens: Sequence[str]) -> bool:
+    """True when one of `names` stands among the options (not after `--`)."""
     before = tokens[: list(tokens).index("--")] if "--" in tokens else tokens
-    return "-h" in before or "--help" in before
+    return any(name in before for name in names)
 
 
 def run_command(argv: Sequence[str], console: Console) -> int:
     """Finds and runs the command; raises StellaError."""
     words, head, rest = split_argv(argv)
     command = next((row for row in COMMANDS if row.words == words), None)
-    if wants_help([*head, *rest]):
+    if asks_for(("-h", "--help"), [*head, *rest]) or not argv:
         console.out(command_help(command) if command else group_help(words))
-        return EXIT_OK
-    if "--version" in head or (not words and not argv):
-        console.out("stella " + VERSION if argv else group_help(()))
         return EXIT_OK if argv else EXIT_USAGE
+    if asks_for(("--version",), [*head, *rest]):
+        console.out("stella " + VERSION)
+        return EXIT_OK
     if command is None:
         below = sorted({row.words[len(words)] for row in COMMANDS if row.words[: len(words)] == words})
         name = " ".join(("stella", *words))
         raise UsageError("%s needs a command: %s" % (name, ", ".join(below)), hint="see: %s --help" % name)
     args, flags = parse_command(command, head, rest)
-    config = load_config(flags)
+    config = load_config(flags, with_token=bool(command.scope))
     console.__init__(config)  # type: ignore[misc]
     for warning in config.warnings:
         console.warn(warning)
@@ -5046,6 +5074,7 @@ def install_signals() -> None:
     import signal
 
     def interrupt(number: int, _: Any) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the clean-up, too, and without a traceback
         raise Interrupted(number)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
