@@ -92,7 +92,8 @@ MAX_ERROR_BYTES = 64 * KIB  # of an error body; the rest cannot make the message
 MAX_ERROR_DETAILS = 50  # lines of an error's details that are shown
 MAX_SIGNATURE_BYTES = MIB  # a Sigstore bundle with a log proof has about 10 KiB
 MAX_KEY_BYTES = 64 * KIB
-MAX_CONFIG_BYTES = MIB  # of a profile or token file
+MAX_CONFIG_BYTES = MIB  # of a saved-defaults or token file
+MAX_PROFILE_BYTES = MIB  # of an export profile; real ones have 1 KiB
 MAX_EVENT_LINE_BYTES = MIB
 MAX_EVENT_BYTES = 4 * MIB  # of one event, all its lines together
 MAX_SEEN_EVENTS = 65536  # remembered so that a replay shows nothing twice
@@ -240,19 +241,15 @@ class Number(float):
         return number
 
 
-def nested_deeper(data: bytes, limit: int) -> bool:
-    """True when the brackets in JSON text nest deeper than `limit`; linear, before any parser recurses."""
-    import re
-
-    # Escaped backslashes and quotes go first, so that every quote left opens or closes a string.
-    bare = re.sub(rb'"[^"]*"', b"", data.replace(b"\\\\", b"").replace(b'\\"', b""))
-    other = bytes(byte for byte in range(256) if byte not in b"[]{}")
-    bare = bare.translate(bytes.maketrans(b"{}", b"[]"), other)
-    for _ in range(limit):
-        if not bare:
+def nests_deeper(value: Json, limit: int) -> bool:
+    """True when objects and lists nest deeper than `limit`; a level at a time, so that nothing recurses."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [node for node in level if node.__class__ is dict or node.__class__ is list]
+        if not level:
             return False
-        bare = bare.replace(b"[]", b"")  # peels the innermost level
-    return b"[" in bare
+        level = [item for node in level for item in (node.values() if node.__class__ is dict else node)]
+    return True
 
 
 def find_json_fault(text: str, keep_numbers: bool) -> tuple[str, int]:
@@ -261,12 +258,14 @@ def find_json_fault(text: str, keep_numbers: bool) -> tuple[str, int]:
     import re
 
     token = r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|-?(?:NaN|Infinity)|-?[0-9][0-9.eE+-]*'
-    keys: list[set[str] | None] = []
+    keys: list[set[str] | None] = []  # of each open object; None for a list
     expect_key = False
     for match in re.finditer(token, text, re.DOTALL):
         word = match.group()
         if word in "{[":
             keys.append(set() if word == "{" else None)
+            if len(keys) > MAX_JSON_DEPTH:
+                return "is nested deeper than %d levels" % MAX_JSON_DEPTH, match.start()
         elif word in "}]":
             keys.pop()
         elif word[0] == '"' and expect_key and keys and keys[-1] is not None:
@@ -277,24 +276,21 @@ def find_json_fault(text: str, keep_numbers: bool) -> tuple[str, int]:
         elif word.endswith(("NaN", "Infinity")):
             return "%s is not JSON" % word, match.start()
         elif word[0] in "-0123456789" and not keep_numbers and abs(float(word)) == float("inf"):
-            return "the number %s... is too large" % word[:20], match.start()
+            return "the number %s is too large" % (word if len(word) < 40 else word[:20] + "..."), match.start()
         expect_key = word in "{,"
     return "not strict JSON", 0
 
 
 def decode_json_text(data: bytes, fail: Callable[[str, int, int], ValidationError]) -> str:
-    """UTF-8 without a BOM and without bottomless nesting, as text; `fail(fault, line, column)` makes the error."""
+    """UTF-8 without a BOM as text; `fail(fault, line, column)` makes the error."""
     if data[:3] == b"\xef\xbb\xbf":
         raise fail("starts with a byte order mark, which JSON does not allow", 1, 1)
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         before = data[: error.start]
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8")) + 1
         raise fail("is not UTF-8", before.count(b"\n") + 1, column) from None
-    if nested_deeper(data, MAX_JSON_DEPTH):
-        raise fail("is nested deeper than %d levels" % MAX_JSON_DEPTH, 1, 1)
-    return text
 
 
 def parse_json(data: bytes, what: str, keep_numbers: bool = False) -> Json:
@@ -322,9 +318,12 @@ def parse_json(data: bytes, what: str, keep_numbers: bool = False) -> Json:
             flag("")
         return document
 
-    def parse_number(digits: str) -> Json:
-        if len(digits) <= 15 and digits.isdecimal():
+    def parse_int(digits: str) -> Json:
+        if len(digits) <= 15 and digits != "-0":
             return int(digits)
+        return parse_long(digits)
+
+    def parse_long(digits: str) -> Json:
         value = float(digits)
         if abs(value) == float("inf") and not keep_numbers:
             flag(digits)
@@ -335,15 +334,14 @@ def parse_json(data: bytes, what: str, keep_numbers: bool = False) -> Json:
 
     try:
         value = json.loads(
-            text,
-            object_pairs_hook=parse_pairs,
-            parse_int=parse_number,
-            parse_float=parse_number,
-            parse_constant=flag,
+            text, object_pairs_hook=parse_pairs, parse_int=parse_int, parse_float=parse_long, parse_constant=flag
         )
     except json.JSONDecodeError as error:
         raise fail(error.msg[:1].lower() + error.msg[1:], error.lineno, error.colno) from None
-    if faulty:
+    except RecursionError:  # the standard reader's own limit lies far above ours
+        faulty = True
+        value = None
+    if faulty or nests_deeper(value, MAX_JSON_DEPTH):
         fault, position = find_json_fault(text, keep_numbers)
         raise fail(fault, text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position))
     return value
@@ -564,6 +562,137 @@ def parse_selectors(texts: Iterable[str]) -> Document:
         hint = "selectors look like tenant=acme, product=registry/app:*, sbom=ID, time=<from>,<to>"
         raise ValidationError("the selectors are not valid", problems, hint)
     return selectors
+
+
+def word(*allowed: str) -> Document:
+    """A schema node: one of these words."""
+    return {"type": str, "enum": allowed}
+
+
+def words(*allowed: str) -> Document:
+    """A schema node: a list of some of these words, each once."""
+    return {"type": list, "unique": True, "items": word(*allowed)}
+
+
+TEXT: Document = {"type": str, "allowed": "a string"}
+VARIANTS = {"json": ("raw", "policy"), "trivy": ("db", "java-db"), "mirror": ("full", "delta")}
+DISTRIBUTIONS = ("http", "oci", "object")
+# Contract 3, "Profile". `enum_of` takes its words from the value of another field; `unless` names the one
+# value of another field with which a required field may be missing.
+PROFILE_SCHEMA: Document = {
+    "type": dict,
+    "required": ("name", "kind", "variant", "distribution"),
+    "fields": {
+        "name": {"type": str, "pattern": r"(?s:.{1,128})", "allowed": "1 to 128 characters"},
+        "kind": word(*VARIANTS),
+        "variant": {"type": str, "enum_of": ("kind", VARIANTS)},
+        "distribution": words(*DISTRIBUTIONS),
+        "include": words("advisories", "vex", "sboms", "findings"),
+        "policySnapshotMode": word("required", "optional", "none"),
+        "retention": {
+            "type": str,
+            "pattern": "days:(?:[1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|36[0-4][0-9]|3650)",
+            "allowed": "days:N with N from 1 to 3650",
+        },
+        "compression": word("zstd", "gzip", "none"),
+        "encryption": {
+            "type": dict,
+            "required": ("mode", "recipients"),
+            "unless": {"recipients": ("mode", "none")},
+            "fields": {"mode": word("none", "age", "aes-gcm"), "recipients": {"type": list, "items": TEXT}},
+        },
+        "metadata": {"type": dict, "others": TEXT},
+    },
+}
+SERVER_FIELDS = ("profileId", "status", "revision", "createdAt", "updatedAt", "links")
+JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+
+
+def found(value: Json) -> str:
+    """A wrong value for a message: itself when it is short enough to recognise, else its type."""
+    if isinstance(value, (dict, list)) and value:
+        return JSON_TYPES[type(value)]
+    if isinstance(value, str):
+        return quoted(value, 60)
+    return (
+        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
+
+
+def schema_problems(value: Json, node: Document, pointer: str = "", beside: Document | None = None) -> list[str]:
+    """Everything that is wrong with `value`, one line each: `POINTER: found ..., allowed: ...` (RFC 6901)."""
+    import re
+
+    where = pointer or "/"
+    kind = node["type"]
+    if not isinstance(value, kind):
+        allowed = node.get("allowed") or ", ".join(node.get("enum", ())) or JSON_TYPES[kind]
+        return ["%s: found %s, allowed: %s" % (where, found(value), allowed)]
+    if kind is dict:
+        return object_problems(value, node, pointer)
+    if kind is list:
+        return list_problems(value, node, pointer)
+    allowed = node.get("enum")
+    if "enum_of" in node:  # judged only where the other field is good: one mistake is one problem
+        other, choices = node["enum_of"]
+        chosen = (beside or {}).get(other)
+        known = choices.get(chosen) if isinstance(chosen, str) else None
+        allowed = known or tuple(word for each in choices.values() for word in each)
+    if allowed is not None and value not in allowed:
+        return ["%s: found %s, allowed: %s" % (where, found(value), ", ".join(allowed))]
+    # fullmatch, because `$` also matches before a final newline
+    if "pattern" in node and not re.fullmatch(node["pattern"], value):
+        length = " (%d characters)" % len(value) if len(value) > 60 else ""
+        return ["%s: found %s%s, allowed: %s" % (where, found(value), length, node["allowed"])]
+    return []
+
+
+def object_problems(value: Document, node: Document, pointer: str) -> list[str]:
+    """The problems of an object: missing, unknown and wrong fields, in that order."""
+    fields, others = node.get("fields", {}), node.get("others")
+    problems = []
+    for name in node.get("required", ()):
+        other, excuse = node.get("unless", {}).get(name, ("", None))
+        if name not in value and not (other and value.get(other) == excuse):
+            child = fields[name]
+            allowed = child.get("allowed") or ", ".join(child.get("enum", ())) or JSON_TYPES[child["type"]]
+            problems.append("%s/%s: is missing, allowed: %s" % (pointer, name, allowed))
+    for name, item in value.items():
+        child, below = fields.get(name, others), "%s/%s" % (pointer, name.replace("~", "~0").replace("/", "~1"))
+        if child is None:
+            problems.append("%s: is not known, allowed: %s" % (below, ", ".join(fields)))
+        else:
+            problems += schema_problems(item, child, below, value)
+    return problems
+
+
+def list_problems(value: list[Json], node: Document, pointer: str) -> list[str]:
+    """The problems of a list: empty, wrong or repeated items."""
+    if not value:
+        return ["%s: found an empty list, allowed: at least one item" % pointer]
+    problems = []
+    seen = set()
+    for index, item in enumerate(value):
+        below, mark = "%s/%d" % (pointer, index), json_text(item, pretty=False)
+        problems += schema_problems(item, node["items"], below)
+        if node.get("unique") and mark in seen:
+            problems.append("%s: found %s again, allowed: each once" % (below, found(item)))
+        seen.add(mark)
+    return problems
+
+
+def check_profile(document: Document, what: str) -> Document:
+    """A profile as it may be sent, without the server's own fields; ValidationError with every problem."""
+    profile = {name: value for name, value in document.items() if name not in SERVER_FIELDS}
+    problems = schema_problems(profile, PROFILE_SCHEMA)
+    if problems:
+        raise ValidationError("%s is not a valid profile" % what, problems)
+    return profile
+
+
+def split_words(texts: Iterable[str]) -> list[str]:
+    """`a,b` or `a` and `b`: what a comma or a repeated option separates, in order, each once."""
+    return list(dict.fromkeys(part.strip() for text in texts for part in text.split(",")))
 
 
 def query_value(value: Json, path: str) -> Json:
@@ -1568,6 +1697,18 @@ def read_small(path: str, what: str, limit: int) -> bytes:
     return data
 
 
+def read_input(path: str, what: str, limit: int) -> bytes:
+    """A file that the user named, or standard input for `-`, at most `limit` bytes."""
+    if path != "-":
+        return read_small(path, what, limit)
+    if sys.stdin is None:
+        raise ConfigError("cannot read the %s: standard input is closed" % what)
+    data = bytes(sys.stdin.buffer.read(limit + 1))
+    if len(data) > limit:
+        raise ConfigError("the %s on standard input has more than %d bytes" % (what, limit))
+    return data
+
+
 def parse_flat_toml(text: str) -> Document:
     """Flat `key = value` TOML (strings, numbers, booleans, comments), for Python before 3.11.
 
@@ -2016,6 +2157,8 @@ class Console:
         self.err("stella: %s%s" % (printable(error.message), " (%s)" % ", ".join(parts) if parts else ""))
         for detail in error.details[:MAX_ERROR_DETAILS]:
             self.err("  " + printable(detail))
+        if len(error.details) > MAX_ERROR_DETAILS:
+            self.err("  ... and %d more" % (len(error.details) - MAX_ERROR_DETAILS))
         if error.hint:
             self.err("  " + error.hint)
 
@@ -3341,7 +3484,18 @@ class Gateway:
     def fetch_json(
         self, method: str, url: Url, body: Document | None = None, headers: Mapping[str, str] | None = None
     ) -> Document:
-        """A JSON object, from a request that carries one or none. Mutations get their idempotency key here."""
+        """A JSON object, from a request that carries one or none."""
+
+        def consume(response: Response) -> Document:
+            return parse_answer(response.read_all(MAX_JSON_BYTES, "the answer"), response)
+
+        document: Document = self.http.fetch(self.json_request(method, url, body, headers), consume)
+        return document
+
+    def json_request(
+        self, method: str, url: Url, body: Document | None = None, headers: Mapping[str, str] | None = None
+    ) -> Request:
+        """A request that wants JSON; a mutation carries JSON and its own Idempotency-Key."""
         sent: dict[str, str | bytes] = {"Accept": "application/json", **(headers or {})}
         data = None
         if method != "GET":
@@ -3350,12 +3504,7 @@ class Gateway:
             sent["Idempotency-Key"] = str(uuid.uuid4())
             data = json_text(body if body is not None else {}, pretty=False).encode("utf-8", "backslashreplace")
             sent["Content-Type"] = "application/json"
-
-        def consume(response: Response) -> Document:
-            return parse_answer(response.read_all(MAX_JSON_BYTES, "the answer"), response)
-
-        document: Document = self.http.fetch(Request(method, url, sent, data), consume)
-        return document
+        return Request(method, url, sent, data)
 
     def fetch_bytes(self, url: Url, accept: str, limit: int, what: str) -> bytes:
         """The exact bytes behind a URL."""
@@ -3419,9 +3568,40 @@ class Gateway:
             raise ProtocolError("the gateway sent an empty signature of the %s" % what)
         return signature
 
+    def profile_url(self, profile_id: str, *segments: str) -> Url:
+        """A route of one export profile."""
+        return self.url("profiles", encode_id(profile_id, "profile"), *segments)
+
     def fetch_profile(self, profile_id: str) -> Document:
         """An export profile."""
-        return self.fetch_json("GET", self.url("profiles", encode_id(profile_id, "profile")))
+        return self.fetch_json("GET", self.profile_url(profile_id))
+
+    def fetch_tagged_profile(self, profile_id: str) -> tuple[Document, str]:
+        """(an export profile, its ETag or "")."""
+
+        def consume(response: Response) -> tuple[Document, str]:
+            answer = parse_answer(response.read_all(MAX_JSON_BYTES, "the answer"), response)
+            return answer, response.headers.get("etag", "")
+
+        request = Request("GET", self.profile_url(profile_id), {"Accept": "application/json"})
+        tagged: tuple[Document, str] = self.http.fetch(request, consume)
+        return tagged
+
+    def send_change(self, request: Request) -> Document | None:
+        """The changed document, or None when it is no longer the one that If-Match names (412)."""
+
+        def consume(response: Response) -> Document | None:
+            if response.status == 412:
+                return None
+            return parse_answer(response.read_all(MAX_JSON_BYTES, "the answer"), response)
+
+        conditional = "If-Match" in request.headers
+        changed: Document | None = self.http.fetch(request, consume, (412,) if conditional else ())
+        return changed
+
+    def send_to_profile(self, profile_id: str, action: str, body: Document) -> Document:
+        """`archive` or `restore`."""
+        return self.fetch_json("POST", self.profile_url(profile_id, action), body)
 
 
 def parse_answer(data: bytes, response: Response) -> Document:
@@ -3471,6 +3651,10 @@ class App:
     def anonymous_http(self) -> Http:
         """HTTP for hosts that get no credentials, where no gateway is called."""
         return self._gateway.http if self._gateway is not None else Http(self.config, self.console, self.clock)
+
+    def planning_gateway(self) -> Gateway:
+        """Routes and requests for --dry-run, which needs no token because nothing is sent."""
+        return Gateway(self.anonymous_http())
 
     def close(self) -> None:
         """Closes what is open."""
@@ -3623,6 +3807,93 @@ def show_list(
     finally:
         if file is not None:
             file.discard()
+
+
+# ---- profiles --------------------------------------------------------------------------------------
+
+
+def read_profile_file(path: str) -> Document:
+    """The profile in a file (`-`: standard input), checked against the built-in schema."""
+    what = "standard input" if path == "-" else printable(path)
+    return check_profile(parse_object(read_input(path, "profile file", MAX_PROFILE_BYTES), what), what)
+
+
+def profile_changes(args: Any) -> Document:
+    """The fields that `profile update` replaces outright, checked; ValidationError with every problem."""
+    changes = {name: getattr(args, name) for name in ("name", "retention") if getattr(args, name) is not None}
+    if args.distribution:
+        changes["distribution"] = split_words(args.distribution)
+    problems = object_problems(changes, {"fields": PROFILE_SCHEMA["fields"]}, "")
+    added = {"distribution": split_words(args.add_distribution or ())}
+    if args.add_distribution:
+        problems += object_problems(added, {"fields": PROFILE_SCHEMA["fields"]}, "")
+    if problems:
+        raise ValidationError("the changes are not valid", problems)
+    return changes
+
+
+def changed_targets(profile: Document, add: Sequence[str], remove: Sequence[str]) -> list[str]:
+    """The profile's distribution with some targets more and some fewer; never empty."""
+    targets = [target for target in as_list(profile.get("distribution")) if isinstance(target, str)]
+    wanted = [target for target in (*targets, *(each for each in add if each not in targets)) if target not in remove]
+    if not wanted:
+        raise ValidationError("the changes are not valid", ["/distribution: nothing would be left of it"])
+    return wanted
+
+
+def document_changes(before: Document, after: Document) -> list[str]:
+    """What is different between two versions of a document, a line per field."""
+    names = dict.fromkeys((*before, *after))
+    texts = [
+        (name, *(json_text(side[name], False) if name in side else "absent" for side in (before, after)))
+        for name in names
+    ]
+    return ["/%s: was %s, is %s" % (name, was[:200], now[:200]) for name, was, now in texts if was != now]
+
+
+def decide_change(app: App, gateway: Gateway, args: Any, changes: Document) -> tuple[Request, Document]:
+    """(the request that makes the change, the profile as read or {}); reads only where it must."""
+    add, remove = split_words(args.add_distribution or ()), split_words(args.remove_distribution or ())
+    profile: Document = {}
+    headers = {}
+    if add or remove:
+        profile, etag = app.gateway.fetch_tagged_profile(args.profile_id)
+        headers = {"If-Match": etag} if etag else {}
+        wanted = changed_targets(profile, add, remove)
+        if wanted != profile.get("distribution"):
+            changes = {**changes, "distribution": wanted}
+        if not changes:
+            raise UsageError("nothing to change: the distribution is %s already" % ",".join(wanted))
+    return gateway.json_request("PATCH", gateway.profile_url(args.profile_id), changes, headers), profile
+
+
+def retry_change(app: App, args: Any, changes: Document, first: Document) -> Document:
+    """After a 412: once more from a fresh read, then QuotaError with what changed meanwhile (contract 4)."""
+    request, _ = decide_change(app, app.gateway, args, changes)
+    changed = app.gateway.send_change(request)
+    if changed is None:
+        now = app.gateway.fetch_profile(args.profile_id)
+        hint = "nothing was written; look at: stella export profile show %s" % printable(args.profile_id)
+        what = document_changes(first, now) or ["what the gateway shows of it is the same"]
+        raise QuotaError("profile %s changed while it was being updated" % printable(args.profile_id), what, hint)
+    return changed
+
+
+def show_request(app: App, request: Request, args: Any) -> int:
+    """What --dry-run prints: the request, without the token."""
+    headers = {name: value for name, value in request.headers.items() if isinstance(value, str)}
+    if app.config.tenant:
+        headers["X-Stella-Tenant"] = app.config.tenant
+    body = parse_json(request.body or b"null", "the request")
+    url = "%s://%s%s" % (request.url.scheme, request.url.authority, request.url.target)
+    document = {"method": request.method, "url": url, "headers": headers, "body": body}
+
+    def view() -> list[str]:
+        lines = ["%s %s" % (request.method, url), *("%s: %s" % pair for pair in headers.items())]
+        return [printable(line) for line in [*lines, "", *json_text(body).split("\n")]]
+
+    app.show(document, view, args.output, args.query)
+    return EXIT_OK
 
 
 # ---- watch ---------------------------------------------------------------------------------------
@@ -4563,6 +4834,115 @@ PROFILE_SHOW = Command(
 )  # fmt: skip
 
 
+DRY_RUN = Arg("--dry-run", "print the request that would be sent, and change nothing", kind="flag")
+
+
+def cmd_profile_create(app: App, args: Any) -> int:
+    """POST /api/export/profiles"""
+    gateway = app.planning_gateway() if args.dry_run else app.gateway
+    request = gateway.json_request("POST", gateway.url("profiles"), read_profile_file(args.file))
+    if args.dry_run:
+        return show_request(app, request, args)
+    profile = gateway.send_change(request) or {}
+    app.show(profile, lambda: profile_view(profile), args.output, args.query)
+    return EXIT_OK
+
+
+PROFILE_CREATE = Command(
+    "export profile create", "Create a profile from a JSON file, checked here before anything is sent.",
+    cmd_profile_create,
+    (
+        Arg("--file", "the profile as JSON, as `profile show --output` writes it; - is standard input", "FILE", "file",
+            required=True),
+        DRY_RUN, QUERY,
+    ),
+    (
+        "stella export profile create --file profiles/prof-json-raw.json",
+        "stella export profile create --file profiles/prof-json-raw.json --dry-run",
+    ),
+    exits(EXIT_QUOTA), "export:profile:manage",
+)  # fmt: skip
+
+
+def cmd_profile_update(app: App, args: Any) -> int:
+    """PATCH, or with --replace-file PUT, /api/export/profiles/{id}"""
+    parts = (args.name, args.retention, args.distribution, args.add_distribution, args.remove_distribution)
+    single = any(part is not None for part in parts)
+    if args.replace_file is not None and single:
+        raise UsageError("--replace-file stands alone: the file holds the whole profile")
+    if args.replace_file is None and not single:
+        raise UsageError("nothing to change", hint="see: stella export profile update --help")
+    if args.distribution is not None and (args.add_distribution or args.remove_distribution):
+        raise UsageError("--distribution replaces the list: it cannot stand with --add- or --remove-distribution")
+    gateway = app.planning_gateway() if args.dry_run else app.gateway
+    changes: Document = {}
+    first: Document = {}
+    if args.replace_file is not None:
+        url = gateway.profile_url(args.profile_id)
+        request = gateway.json_request("PUT", url, read_profile_file(args.replace_file))
+    else:
+        changes = profile_changes(args)
+        request, first = decide_change(app, gateway, args, changes)
+    if args.dry_run:
+        return show_request(app, request, args)
+    profile = gateway.send_change(request)
+    if profile is None:
+        profile = retry_change(app, args, changes, first)
+    shown = profile
+    app.show(shown, lambda: profile_view(shown), args.output, args.query)
+    return EXIT_OK
+
+
+PROFILE_UPDATE = Command(
+    "export profile update", "Change a profile; only --replace-file makes structural changes, as a new revision.",
+    cmd_profile_update,
+    (
+        PROFILE,
+        Arg("--name", "a new name", "TEXT"),
+        Arg("--retention", "keep bundles this long: days:N", "days:N"),
+        Arg("--distribution", "the whole list of targets: http, oci, object", "A,B", "list"),
+        Arg("--add-distribution", "targets to add; the profile is read first and must not change in between", "A,B",
+            "list"),
+        Arg("--remove-distribution", "targets to take away, in the same way", "A,B", "list"),
+        Arg("--replace-file", "replace the whole profile by this JSON file; - is standard input", "FILE", "file"),
+        DRY_RUN, QUERY,
+    ),
+    (
+        "stella export profile update prof-json-raw --retention days:21 --distribution http,object",
+        "stella export profile update prof-json-raw --replace-file profiles/prof-json-raw.json",
+    ),
+    exits(EXIT_QUOTA), "export:profile:manage",
+)  # fmt: skip
+
+
+def cmd_profile_archive(app: App, args: Any) -> int:
+    """POST /api/export/profiles/{id}/archive"""
+    profile = app.gateway.send_to_profile(args.profile_id, "archive", {"reason": args.reason} if args.reason else {})
+    app.show(profile, lambda: profile_view(profile), args.output, args.query)
+    return EXIT_OK
+
+
+PROFILE_ARCHIVE = Command(
+    "export profile archive", "Mark a profile inactive: no new runs.", cmd_profile_archive,
+    (PROFILE, Arg("--reason", "why, kept with the profile", "TEXT"), QUERY),
+    ('stella export profile archive prof-json-raw --reason "Superseded by Phase 2 profile"',),
+    exits(EXIT_QUOTA), "export:profile:manage",
+)  # fmt: skip
+
+
+def cmd_profile_restore(app: App, args: Any) -> int:
+    """POST /api/export/profiles/{id}/restore"""
+    profile = app.gateway.send_to_profile(args.profile_id, "restore", {})
+    app.show(profile, lambda: profile_view(profile), args.output, args.query)
+    return EXIT_OK
+
+
+PROFILE_RESTORE = Command(
+    "export profile restore", "Make an archived profile active again.", cmd_profile_restore, (PROFILE, QUERY),
+    ("stella export profile restore prof-json-raw",), exits(EXIT_QUOTA), "export:profile:manage",
+)  # fmt: skip
+
+
 def cmd_run_submit(app: App, args: Any) -> int:
     """POST /api/export/runs"""
     body: Document = {"profileId": args.profile_id, "selectors": parse_selectors(args.selector or ())}
@@ -4826,7 +5206,7 @@ VERIFY = Command(
 )  # fmt: skip
 
 COMMANDS = (
-    PROFILE_LIST, PROFILE_SHOW,
+    PROFILE_LIST, PROFILE_SHOW, PROFILE_CREATE, PROFILE_UPDATE, PROFILE_ARCHIVE, PROFILE_RESTORE,
     RUN_SUBMIT, RUN_LS, RUN_SHOW, RUN_WATCH, RUN_CANCEL,
     DOWNLOAD, MANIFEST, PROVENANCE, VERIFY,
 )  # fmt: skip
