@@ -241,6 +241,17 @@ class Number(float):
         return number
 
 
+def parse_number(digits: str) -> Json:
+    """A JSON number as int or float where Python would spell it the same, else as Number."""
+    if len(digits) <= 15 and digits.isdecimal():
+        return int(digits)
+    whole = digits.lstrip("-").isdecimal()
+    if whole and digits != "-0" and len(digits) <= MAX_INT_DIGITS:
+        return int(digits)
+    value = float(digits)
+    return value if not whole and repr(value) == digits else Number(digits)
+
+
 def nests_deeper(value: Json, limit: int) -> bool:
     """True when objects and lists nest deeper than `limit`; a level at a time, so that nothing recurses."""
     level = [value]
@@ -318,23 +329,15 @@ def parse_json(data: bytes, what: str, keep_numbers: bool = False) -> Json:
             flag("")
         return document
 
-    def parse_int(digits: str) -> Json:
-        if len(digits) <= 15 and digits != "-0":
-            return int(digits)
-        return parse_long(digits)
-
-    def parse_long(digits: str) -> Json:
-        value = float(digits)
-        if abs(value) == float("inf") and not keep_numbers:
+    def parse_strictly(digits: str) -> Json:
+        if abs(float(digits)) == float("inf"):
             flag(digits)
-        whole = digits.lstrip("-").isdecimal()
-        if whole and digits != "-0" and len(digits) <= MAX_INT_DIGITS:
-            return int(digits)
-        return value if not whole and repr(value) == digits else Number(digits)
+        return parse_number(digits)
 
+    number = parse_number if keep_numbers else parse_strictly
     try:
         value = json.loads(
-            text, object_pairs_hook=parse_pairs, parse_int=parse_int, parse_float=parse_long, parse_constant=flag
+            text, object_pairs_hook=parse_pairs, parse_int=number, parse_float=number, parse_constant=flag
         )
     except json.JSONDecodeError as error:
         raise fail(error.msg[:1].lower() + error.msg[1:], error.lineno, error.colno) from None

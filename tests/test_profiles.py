@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from gateway import BEFORE_HEAD, Fault
 
 NEW = {"name": "Weekly", "kind": "trivy", "variant": "db", "distribution": ["http"]}
@@ -83,7 +84,9 @@ def test_bad_file_is_refused_before_anything_is_sent(cli, gw, tmp_path, words, d
 @pytest.mark.parametrize("path", ["absent.json", ".", "absent\x1b.json"])
 def test_file_that_cannot_be_read_is_exit_30(cli, gw, tmp_path, path):
     done = cli("profile", "create", "--file", tmp_path / path, gw=gw)
-    assert done.code == 30 and "cannot read the profile file" in done.err and "\x1b" not in done.err
+    assert done.code == 30
+    assert "cannot read the profile file" in done.err
+    assert "\x1b" not in done.err
     assert gw.requests == []
 
 
@@ -222,8 +225,10 @@ def test_dry_run_of_create_needs_no_token_and_sends_nothing(cli, gw, tmp_path):
 def test_dry_run_shows_no_token(cli, gw, tmp_path):
     for form in ("json", "yaml", "table"):
         done = cli("profile", "create", "--file", write(tmp_path, NEW), "--dry-run", "--format", form, gw=gw)
-        assert done.code == 0 and "Weekly" in done.out
-        assert gw.token not in done.out + done.err and "uthorization" not in done.out
+        assert done.code == 0
+        assert "Weekly" in done.out
+        assert gw.token not in done.out + done.err
+        assert "uthorization" not in done.out
 
 
 def test_dry_run_as_a_table_is_a_request_to_read(cli, gw):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 import stella
 
 GOOD = {"name": "Nightly", "kind": "json", "variant": "raw", "distribution": ["http"]}
@@ -24,7 +25,8 @@ def fault(data: bytes, **options) -> str:
 NESTED = stella.MAX_JSON_DEPTH
 
 REFUSED = {
-    "byte order mark": (b"\xef\xbb\xbf{}", "starts with a byte order mark, which JSON does not allow (line 1, column 1)"),
+    "byte order mark": (b"\xef\xbb\xbf{}",
+                        "starts with a byte order mark, which JSON does not allow (line 1, column 1)"),
     "UTF-16": ("{}".encode("utf-16-le"), "expecting property name enclosed in double quotes (line 1, column 2)"),
     "invalid UTF-8": (b'{\n "a": "\xff"}', "is not UTF-8 (line 2, column 8)"),
     "invalid UTF-8 after wide characters": ('"äö'.encode() + b"\xc3(", "is not UTF-8 (line 1, column 4)"),
@@ -66,8 +68,7 @@ REFUSED = {
 def test_refused_with_line_and_column(data, message):
     told = fault(data)
     # Python 3.13 points some faults of the standard reader elsewhere and words some otherwise
-    assert told.startswith("file: ") and told[6:].partition(" (line")[0].rstrip(": ") in (
-        message.partition(" (line")[0], "illegal trailing comma before end of array"), told
+    assert told.partition(" (line")[0].rstrip(": ") == "file: " + message.partition(" (line")[0]
     assert told.endswith(message[message.index("(line"):]), told
 
 
@@ -95,6 +96,9 @@ def problems(document) -> list[str]:
 
 
 ENUM = "allowed: "
+RETENTION = "days:N with N from 1 to 3650"
+FIELDS = ("name", "kind", "variant", "distribution", "include", "policySnapshotMode", "retention", "compression",
+          "encryption", "metadata")
 CASES = {
     "smallest": ({}, []),
     "name of 128": ({"name": "\U0001f600" * 128}, []),
@@ -140,14 +144,12 @@ CASES = {
     "metadata": ({"metadata": {"": "", "a/b": "c"}}, []),
     "metadata of numbers": ({"metadata": {"a/b~c": 1, "d": {"e": 1}}}, [
         f"/metadata/a~1b~0c: found 1, {ENUM}a string", f"/metadata/d: found an object, {ENUM}a string"]),
-    "unknown field": ({"descr\x1bption": ""}, ["/descr\x1bption: is not known, allowed: name, kind, variant, "
-        "distribution, include, policySnapshotMode, retention, compression, encryption, metadata"]),
+    "unknown field": ({"descr\x1bption": ""}, [f"/descr\x1bption: is not known, {ENUM}{', '.join(FIELDS)}"]),
     **{f"retention {text!r}": ({"retention": text}, []) for text in ("days:1", "days:14", "days:3650", "days:2999")},
-    **{f"retention {text!r}": ({"retention": text}, [f"/retention: found {stella.quoted(text)}, {ENUM}days:N with N "
-                                                     "from 1 to 3650"])
+    **{f"retention {text!r}": ({"retention": text}, [f"/retention: found {stella.quoted(text)}, {ENUM}{RETENTION}"])
        for text in ("days:0", "days:3651", "days:01", "days:14\n", " days:14", "days:1_4", "days:\u0663", "days:-1",
                     "days:99999", "weeks:2", "", "days:")},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("more", "expected"), CASES.values(), ids=CASES)
