@@ -40,7 +40,7 @@ import os
 
 TYPE_CHECKING = False  # spelled out, because importing typing costs as much as starting Python
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from typing import Any, BinaryIO, NoReturn
 
     Json = Any  # what a JSON reader gives
@@ -96,7 +96,7 @@ MAX_CONFIG_BYTES = MIB  # of a saved-defaults or token file
 MAX_PROFILE_BYTES = MIB  # of an export profile; real ones have 1 KiB
 MAX_EVENT_LINE_BYTES = MIB
 MAX_EVENT_BYTES = 4 * MIB  # of one event, all its lines together
-MAX_SEEN_EVENTS = 65536  # remembered so that a replay shows nothing twice
+MAX_SEEN_EVENTS = 65536  # at least so many are remembered, so that a replay shows nothing twice
 MAX_REDIRECTS = 5
 MAX_INTERIM_ANSWERS = 16  # 1xx answers before the final one
 MAX_PAGES = 100000  # of one list, 200 items each
@@ -109,8 +109,15 @@ MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 120.0
 MAX_STREAM_RETRY_SECONDS = 30.0
 STREAM_IDLE_SECONDS = 45.0  # three heartbeats of 15 s missed
+STREAM_CHECK_SECONDS = 60.0  # comments but no event for so long: the run itself is asked whether it has ended
+STREAM_CHUNK_BYTES = 64 * KIB  # read at once; an event is given out as soon as it is there, whatever this is
+TICK_SECONDS = 1.0  # between redraws of a status line while nothing happens
+POLL_SECONDS = 1.0  # the first interval between two questions for the run's state; it grows by half
 MAX_POLL_SECONDS = 10.0
-QUIET_SECONDS = 1.0  # `watch --no-follow`: this much silence means that the replay is over
+LAST_LOOK_SECONDS = 2.0  # for the one question after --deadline: has the run ended meanwhile?
+QUIET_SECONDS = 1.0  # `watch --no-follow`: this much silence means that the replay is over,
+MAX_REPLAY_SECONDS = 10.0  # and so does this much time
+MAX_WARNING_CHARACTERS = 1000  # of a run's warning; --json has all of it
 PROGRAM_SECONDS = 120.0  # for one cosign or openssl call
 
 ACTIVE_STATUSES = ("pending", "running")
@@ -745,17 +752,17 @@ class Event:
 class EventParser:
     """Feed it bytes as they come; it gives the events that are complete.
 
-    last_id: what a reconnect sends as Last-Event-ID; retry_ms: the server's reconnection time, or None.
-    Raises ProtocolError when a line or an event passes its limit. An unfinished last block is dropped.
+    last_id: what a reconnect sends as Last-Event-ID, and what a parser of the next connection starts with;
+    retry_ms: the server's reconnection time, or None. Raises ProtocolError when a line or an event passes
+    its limit. An unfinished last block is dropped.
     """
 
-    def __init__(self) -> None:
-        self.last_id = ""
-        self.retry_ms: int | None = None
+    def __init__(self, last_id: str = "", retry_ms: int | None = None) -> None:
+        self.last_id = last_id
+        self.retry_ms = retry_ms
         self._head: bytes | None = b""  # the first bytes, until it is clear whether they are a BOM
         self._after_cr = False
-        self._pieces: list[bytes] = []  # of the unfinished line
-        self._pieces_bytes = 0
+        self._rest = bytearray()  # the unfinished line
         self._data: list[bytes] = []
         self._event_bytes = 0
         self._type = b""
@@ -781,27 +788,26 @@ class EventParser:
         if b"\r" in chunk:
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = chunk.split(b"\n")
-        if len(lines) > 1 and self._pieces:
-            lines[0] = b"".join(self._pieces) + lines[0]
-            self._pieces, self._pieces_bytes = [], 0
-        rest = lines.pop()
-        if rest:
-            self._pieces.append(rest)
-            self._pieces_bytes += len(rest)
-            if self._pieces_bytes > MAX_EVENT_LINE_BYTES:
-                raise ProtocolError("the event stream sent a line of more than %d bytes" % MAX_EVENT_LINE_BYTES)
+        if len(lines) > 1 and self._rest:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+        self._rest += lines.pop()
+        if max(map(len, (self._rest, *lines))) > MAX_EVENT_LINE_BYTES:
+            raise ProtocolError("the event stream sent a line of more than %d bytes" % MAX_EVENT_LINE_BYTES)
         return self._interpret(lines)
 
     def _interpret(self, lines: list[bytes]) -> list[Event]:
         events = []
         for line in lines:
             if not line:
-                event = self._dispatch()
-                if event is not None:
-                    events.append(event)
+                own_id = self._id is not None
+                if self._id is not None:
+                    self.last_id = self._id.decode("utf-8", "replace")
+                    self._id = None
+                if self._data:
+                    events.append(self._event(own_id))
+                self._type = b""
                 continue
-            if len(line) > MAX_EVENT_LINE_BYTES:
-                raise ProtocolError("the event stream sent a line of more than %d bytes" % MAX_EVENT_LINE_BYTES)
             name, _, value = line.partition(b":")  # a comment has the empty name
             if value[:1] == b" ":
                 value = value[1:]
@@ -815,56 +821,60 @@ class EventParser:
             elif name == b"id":
                 if b"\0" not in value:
                     self._id = value
-            elif name == b"retry" and value.isdigit():  # bytes.isdigit knows ASCII digits only
-                self.retry_ms = int(value[:9]) if len(value) < 10 else 10**9
+            elif name == b"retry":
+                self._take_retry(value)
         return events
 
-    def _dispatch(self) -> Event | None:
-        own_id = self._id is not None
-        if self._id is not None:
-            self.last_id = self._id.decode("utf-8", "replace")
-        event = None
-        if self._data:
-            kind = self._type.decode("utf-8", "replace") or "message"
-            event = Event(kind, b"\n".join(self._data).decode("utf-8", "replace"), self.last_id, own_id)
-        self._data, self._event_bytes, self._type, self._id = [], 0, b"", None
-        return event
+    def _take_retry(self, value: bytes) -> None:
+        if value.isdigit():  # bytes.isdigit knows ASCII digits only
+            digits = value.lstrip(b"0")[:10]
+            self.retry_ms = int(digits or b"0") if len(digits) < 10 else 10**9
+
+    def _event(self, own_id: bool) -> Event:
+        """The event of the block that ends here, which has data."""
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        self._data, self._event_bytes = [], 0
+        kind = self._type.decode("utf-8", "replace") if self._type else "message"
+        return Event(kind, data.decode("utf-8", "replace"), self.last_id, own_id)
 
 
 class SeenEvents:
     """Remembers what was shown, so that a replay after a reconnect shows nothing twice and loses nothing.
 
-    An event with an id is known again by id, type and data. One without is known by its place: after a
-    reconnect such events are compared with those shown before, in order, until one differs.
+    An event with an id is known again by id, type and data. One without is known by its place: the id
+    before it, its type and data, and how many of its kind that place already had on this connection. It
+    can only be a replay between a reconnect and the first event that is new: logs are replayed in order.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, None] = {}
-        self._plain: list[int] = []
-        self._replayed: int | None = None
+        self._recent: set[int] = set()
+        self._older: set[int] = set()  # two generations, so that memory is bounded and forgetting is cheap
+        self._place = ""
+        self._counts: dict[int, int] = {}
+        self._replaying = False
 
     def reconnect(self) -> None:
         """A new connection starts: a replay may follow."""
-        self._replayed = 0
+        self._replaying = True
+        self._counts.clear()
 
     def is_new(self, event: Event) -> bool:
         """True when the event was not shown before; it counts as shown from now on."""
-        if event.own_id:
-            mark = hash((event.id, event.type, event.data))
-            if mark in self._known:
-                return False
-            self._known[mark] = None
-            if len(self._known) > MAX_SEEN_EVENTS:
-                del self._known[next(iter(self._known))]
-            return True
-        mark = hash((event.type, event.data))
-        if self._replayed is not None:
-            if self._replayed < len(self._plain) and self._plain[self._replayed] == mark:
-                self._replayed += 1
-                return False
-            self._replayed = None
-        if len(self._plain) < MAX_SEEN_EVENTS:
-            self._plain.append(mark)
+        if event.id != self._place:
+            self._place = event.id
+            self._counts.clear()
+        mark = hash((event.id, event.type, event.data))
+        if not event.own_id:
+            if len(self._counts) >= MAX_SEEN_EVENTS:
+                self._counts.clear()
+            self._counts[mark] = self._counts.get(mark, 0) + 1
+            mark = hash((mark, self._counts[mark]))
+        if (event.own_id or self._replaying) and (mark in self._recent or mark in self._older):
+            return False
+        self._replaying = False
+        self._recent.add(mark)
+        if len(self._recent) >= MAX_SEEN_EVENTS:
+            self._older, self._recent = self._recent, set()
         return True
 
 
@@ -2066,6 +2076,7 @@ class Console:
         self.err_is_terminal = self._is_terminal(sys.stderr)
         self.bars = self.err_is_terminal and not self.dumb
         self.bar = ""  # the status line that stands on the terminal now
+        self.bar_columns = 0  # the terminal's width when it was drawn
 
     @staticmethod
     def _is_terminal(stream: Any) -> bool:
@@ -2143,16 +2154,26 @@ class Console:
 
     def draw_bar(self, text: str) -> None:
         """Redraws the status line in place; only called where `bars` is true."""
-        text = clip_text(text, max(self.columns() - 1, 1)) if self.unicode() else text[: max(self.columns() - 1, 1)]
-        if text != self.bar:
-            self._raw_err("\r\x1b[K" + text)
-            self.bar = text
+        columns = self.columns()
+        if not self.unicode():
+            encoding = getattr(sys.stderr, "encoding", None) or "ascii"
+            text = text.encode(encoding, "backslashreplace").decode(encoding)[: max(columns - 1, 1)]
+        text = clip_text(text, max(columns - 1, 1))
+        if (text, columns) != (self.bar, self.bar_columns):
+            self._raw_err(self._wipe(columns) + text)
+            self.bar, self.bar_columns = text, columns
 
     def clear_bar(self) -> None:
         """Wipes the status line before anything else is printed."""
         if self.bar:
+            wipe = self._wipe(self.columns())
             self.bar = ""
-            self._raw_err("\r\x1b[K")
+            self._raw_err(wipe)
+
+    def _wipe(self, columns: int) -> str:
+        """Back to the start of the status line: a terminal made narrower since has broken it into several."""
+        above = (text_width(self.bar) - 1) // columns if self.bar and columns < self.bar_columns else 0
+        return "\x1b[%dA\r\x1b[J" % above if above else "\r\x1b[K"
 
     def error(self, error: StellaError) -> None:
         """An error with its details and what to do next."""
@@ -2821,10 +2842,11 @@ class Clock:
 class TransportError(NetworkError):
     """One attempt failed, below HTTP or in a way that may pass: no connection, a reset, a timeout, a cut body.
 
-    retry_after: seconds that the server asks to wait.
+    retry_after: seconds that the server asks to wait; timed_out: it was silence.
     """
 
     retry_after = 0.0
+    timed_out = False
 
 
 class Request:
@@ -2862,6 +2884,27 @@ class Response:
     def set_timeout(self, seconds: float) -> None:
         """The longest silence from now on."""
         self._socket.settimeout(seconds)
+
+    def wait(self, seconds: float) -> bool:
+        """True as soon as a read would find something; a read that times out itself breaks the connection."""
+        import selectors
+        import ssl
+
+        self._socket.settimeout(0)
+        try:
+            if self.raw.fp is None or self.raw.fp.peek(1):
+                return True
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass  # not even a part of a TLS record
+        except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
+            raise transport_error(error, self.url) from None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
+
+    def is_cut(self) -> bool:
+        """True when the body ended before its Content-Length."""
+        return not self.raw.chunked and bool(self.raw.length)
 
     def read_some(self, limit: int) -> bytes:
         """Up to `limit` bytes as soon as some are there; b"" at the end. A cut body ends early, silently:
@@ -2916,7 +2959,9 @@ def transport_error(error: Exception, url: Url) -> StellaError:
             hint = "Python 3.13 checks CAs more strictly; tls_strict = false in the profile file turns only that off"
         return ConfigError("cannot trust the TLS certificate of %s: %s" % (where, error.verify_message), hint=hint)
     if isinstance(error, socket.timeout):  # an alias of TimeoutError only from 3.10 on
-        return TransportError("%s did not answer in time" % where)
+        silence = TransportError("%s did not answer in time" % where)
+        silence.timed_out = True
+        return silence
     if isinstance(error, socket.gaierror):
         return TransportError("cannot find the host %s: %s" % (printable(url.host), error.strerror))
     if isinstance(error, http.client.RemoteDisconnected):
@@ -3544,6 +3589,18 @@ class Gateway:
         """A run."""
         return self.fetch_json("GET", self.run_url(run_id))
 
+    def look_at_run(self, run_id: str, timeout: float) -> Document:
+        """A run, in one attempt."""
+        response = self.http.exchange(
+            Request("GET", self.run_url(run_id), {"Accept": "application/json"}, None, timeout)
+        )
+        if response.status != 200:
+            raise read_failure(response)[0]
+        try:
+            return parse_answer(response.read_all(MAX_JSON_BYTES, "the answer"), response)
+        finally:
+            response.close()
+
     def submit_run(self, body: Document) -> Document:
         """A new run."""
         return self.fetch_json("POST", self.url("runs"), body)
@@ -3907,148 +3964,222 @@ FINAL_EVENTS = {"run." + status: status for status in FINAL_STATUSES}
 class Watcher:
     """The events of a run, from the stream while it can be had, else from polling.
 
-    `events` gives batches until the run has ended; `status` is then the run's final status.
+    `events` gives batches until the run has ended; `status` is then the run's final status, `final` what
+    its last event said. With `ticks`, an empty batch comes every second in which nothing happens.
     """
 
-    def __init__(self, app: App, run_id: str, url: Url) -> None:
+    def __init__(self, app: App, run_id: str, url: Url, ticks: bool = False) -> None:
         self.app = app
         self.http = app.http
         self.run_id = run_id
         self.url = url
+        self.ticks = ticks
         self.status = ""
+        self.final: Document = {}
+        self.trouble = ""  # what keeps events from coming, for the status line
         self.parser = EventParser()
         self.seen = SeenEvents()
-        self.types: set[str] = set()
-        given = "timeout" in app.config.sources
-        self.idle_seconds = app.config.timeout if given else STREAM_IDLE_SECONDS
+        self.known: dict[str, str] = {}  # the data of the last event shown, for each type of the contract
+        self.shown = 0  # events, in all
+        self.arrived = 0  # events on this connection, new or not
+        self.said_ended = False  # the run itself was seen to have ended
+        self.idle_seconds = app.config.timeout if "timeout" in app.config.sources else STREAM_IDLE_SECONDS
 
-    def events(self) -> Iterator[list[Event]]:
-        """Batches of new events, to the terminal one."""
-        failures = 0
-        why_poll = ""
-        while not self.status and not why_poll:
-            fresh = False
+    def events(self, follow: bool) -> Iterator[list[Event]]:
+        """Batches of new events, to the terminal one; without `follow`, those that there are now."""
+        try:
+            why_poll = yield from self._stream(follow)
+            if why_poll:
+                self.app.console.err("stella: asking for the run's state instead of its events: %s" % why_poll)
+            if not self.status:  # the stream was of no use, or has said all that there is now
+                yield from self._poll(follow, final_only=not why_poll)
+        except DeadlineError:
+            batch = self._last_look()
+            if not self.status:
+                raise
+            yield batch
+
+    def _stream(self, follow: bool) -> Generator[list[Event], None, str]:
+        """Connection after connection; gives back why the stream is of no use, or "" when it was enough."""
+        barren = 0  # attempts in a row without one new event
+        while True:
+            shown_before, asked_seconds, reason = self.shown, 0.0, "the stream ends without one"
             try:
-                response = self._open()
-                if isinstance(response, str):
-                    why_poll = response
-                    break
-                for batch in self._read(response):
-                    fresh = True
-                    yield batch
-                if not fresh and not self.status:
-                    yield from self._ask_run()
+                why_poll = yield from self._listen(follow)
+                if why_poll or self.status or not follow:
+                    return why_poll
             except TransportError as error:
-                self.app.console.warn(
-                    "the event stream was lost: %s" % error.message
-                ) if self.app.config.trace else None
-            failures = 0 if fresh else failures + 1
-            if failures > self.app.config.retries:
-                why_poll = "no event in %d attempts" % failures
-            elif not self.status:
-                asked = min((self.parser.retry_ms or 0) / 1000, MAX_STREAM_RETRY_SECONDS)
-                self.http.pause(max(asked, self.http.backoff(max(failures, 1))))
-        if not self.status:
-            self.app.console.err("stella: asking for the run's state instead of its events: %s" % why_poll)
-            yield from self.poll()
+                reason, asked_seconds = error.message, error.retry_after
+                if self.app.config.trace:
+                    self.app.console.err("trace: the event stream is lost: %s" % printable(reason))
+            barren = barren + 1 if self.shown == shown_before else 0
+            if barren > self.app.config.retries:
+                return "no new event in %d attempts: %s" % (barren, reason)
+            self.trouble = "reconnecting"
+            retry_seconds = min((self.parser.retry_ms or 0) / 1000, MAX_STREAM_RETRY_SECONDS)
+            yield from self._rest(max(retry_seconds, self.http.backoff(max(barren, 1), asked_seconds)))
+
+    def _listen(self, follow: bool) -> Generator[list[Event], None, str]:
+        """One connection; gives back why there is no stream, or ""."""
+        shown_before, self.arrived = self.shown, 0
+        self.parser = EventParser(self.parser.last_id, self.parser.retry_ms)
+        self.seen.reconnect()
+        response = self._open()
+        if isinstance(response, str):
+            return response
+        yield from self._read(response, follow)
+        if follow and not self.status and self.shown == shown_before:
+            yield self._ask_after_nothing()
+        return ""
 
     def _open(self) -> Response | str:
-        """The open stream, or the reason why it will never be one; TransportError when it may be later."""
-        last_id, retry_ms = self.parser.last_id, self.parser.retry_ms
-        self.parser = EventParser()
-        self.parser.last_id, self.parser.retry_ms = last_id, retry_ms
-        self.seen.reconnect()
-        response = self.app.gateway.open_events(self.url, last_id, self.idle_seconds)
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if response.status == 200 and kind == "text/event-stream":
+        """The open stream, or why it will never be one; TransportError when it may be one later."""
+        response = self.app.gateway.open_events(self.url, self.parser.last_id, self.idle_seconds)
+        status, headers = response.status, response.headers
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        if status == 200 and kind == "text/event-stream" and coding == "identity":
             return response
-        if response.status in (200, 204):
+        if status < 300:
             response.close()
-            return (
-                "the gateway has no events (status 204)"
-                if response.status == 204
-                else "the answer is %s, not an event stream" % quoted(kind)
-            )
+            if status == 204:  # WHATWG: tells the client to stop reconnecting
+                return "the gateway has no more events (status 204)"
+            return "the answer is %s, not an event stream" % quoted(kind if coding == "identity" else coding)
         failure, again = read_failure(response)
-        if response.status in (404, 405, 406, 501) and not failure.code.startswith("ERR_EXPORT_"):
-            return "the gateway has no event stream (status %d)" % response.status
-        if not again:
+        if failure.code.startswith("ERR_EXPORT_") or status in (401, 403):
             raise failure
-        raise TransportError(failure.message)
+        if again or (status >= 500 and status != 501):
+            lost = TransportError(failure.message)
+            lost.retry_after = self.http.retry_after(headers)
+            raise lost
+        return "the gateway has no event stream here (status %d)" % status
 
-    def _read(self, response: Response, quiet_seconds: float | None = None) -> Iterator[list[Event]]:
-        """What one connection brings; a terminal event sets `status` and ends it."""
+    def _read(self, response: Response, follow: bool) -> Iterator[list[Event]]:
+        """What one connection brings; a terminal event, or without `follow` silence, ends it."""
+        clock = self.app.clock
+        opened = news_at = clock.monotonic()
+        quiet_seconds = self.idle_seconds if follow else min(self.idle_seconds, QUIET_SECONDS)
         try:
-            while not self.status:
-                response.set_timeout(self.http.timeout(quiet_seconds or self.idle_seconds))
-                chunk = response.read_some(65536)
+            while not self.status and (follow or clock.monotonic() - opened < MAX_REPLAY_SECONDS):
+                left = quiet_seconds
+                while self.ticks and left > TICK_SECONDS and not response.wait(self.http.timeout(TICK_SECONDS)):
+                    left -= TICK_SECONDS
+                    yield []
+                response.set_timeout(self.http.timeout(left))
+                chunk = response.read_some(STREAM_CHUNK_BYTES)
+                if not chunk and response.is_cut():
+                    raise TransportError("the event stream broke off")
                 if not chunk:
                     return
-                batch = [event for event in self.parser.feed(chunk) if self.seen.is_new(event)]
-                for index, event in enumerate(batch):
-                    self.types.add(event.type)
-                    if event.type in FINAL_EVENTS:
-                        self.status = FINAL_EVENTS[event.type]
-                        del batch[index + 1 :]
-                        break
+                events = self.parser.feed(chunk)
+                self.arrived += len(events)
+                batch = self._take([event for event in events if self.seen.is_new(event)])
                 if batch:
                     yield batch
+                    news_at = clock.monotonic()
+                elif clock.monotonic() - news_at > STREAM_CHECK_SECONDS:
+                    self._check_against_run()
+                    news_at = clock.monotonic()
+        except TransportError as error:
+            if follow or not error.timed_out:
+                raise
         finally:
             response.close()
 
-    def so_far(self) -> Iterator[list[Event]]:
-        """What has happened until now: the replay, until it falls silent; then the run's own state."""
-        try:
-            response = self._open()
-            if not isinstance(response, str):
-                yield from self._read(response, QUIET_SECONDS)
-        except TransportError:
-            pass  # silence is the end here
-        if not self.status:
-            yield from self._ask_run()
-
-    def _ask_run(self) -> Iterator[list[Event]]:
-        """The run itself, as the events that it implies."""
-        batch = self.implied_events(self.app.gateway.fetch_run(self.run_id))
+    def _take(self, batch: list[Event]) -> list[Event]:
+        """Notes what the events of a batch say; what follows a terminal event is cut off."""
+        for index, event in enumerate(batch):
+            if event.type in FINAL_EVENTS:
+                self.status = FINAL_EVENTS[event.type]
+                self.final = as_dict(event_value(event.data))
+                del batch[index + 1 :]
+            elif event.type in ("run.progress", "run.started", "run.accepted"):
+                self.known[event.type] = event.data
+        self.shown += len(batch)
         if batch:
-            yield batch
+            self.trouble = ""
+        return batch
 
-    def poll(self) -> Iterator[list[Event]]:
-        """The run's state again and again, as events without ids."""
-        interval = min(1.0, self.app.config.retry_delay * 2)
+    def _ask_after_nothing(self) -> list[Event]:
+        """The stream closed in good order and brought nothing new: has the run ended?
+
+        One that has gets another connection, since it may have ended just now, and as many as --retries
+        allows when this one replayed events: the one that is missing must then be behind them.
+        """
+        try:
+            run = self.app.gateway.fetch_run(self.run_id)
+        except NetworkError:
+            return []  # one more attempt without an event
+        if run.get("status") not in FINAL_STATUSES:
+            return []
+        if self.said_ended and not self.arrived:
+            return self.implied_events(run, final_only=True)
+        self.said_ended = True
+        return []
+
+    def _check_against_run(self) -> None:
+        """Comments, but no event for long: TransportError when the run has ended, or has begun without a word."""
+        try:
+            status = self.app.gateway.fetch_run(self.run_id).get("status")
+        except NetworkError:
+            return  # the stream will tell
+        if status in FINAL_STATUSES or (not self.shown and status != "pending"):
+            raise TransportError("the event stream does not say that the run is %s" % printable(str(status)))
+
+    def _last_look(self) -> list[Event]:
+        """The deadline has passed, but the run may have ended without our knowing."""
+        self.http.deadline = None
+        try:
+            run = self.app.gateway.look_at_run(self.run_id, min(LAST_LOOK_SECONDS, self.app.config.timeout))
+        except StellaError:
+            return []
+        return self.implied_events(run, final_only=True)
+
+    def _poll(self, follow: bool, final_only: bool) -> Iterator[list[Event]]:
+        """The run's state, again and again, as events without ids."""
+        interval = POLL_SECONDS
         while True:
-            yield from self._ask_run()
-            if self.status:
+            yield self.implied_events(self.app.gateway.fetch_run(self.run_id), final_only)
+            if self.status or not follow:
                 return
-            self.http.pause(interval)
+            yield from self._rest(interval)
             interval = min(interval * 1.5, MAX_POLL_SECONDS)
 
-    def implied_events(self, run: Document) -> list[Event]:
+    def _rest(self, seconds: float) -> Iterator[list[Event]]:
+        """Waits, with ticks."""
+        while self.ticks and seconds > TICK_SECONDS:
+            self.http.pause(TICK_SECONDS)
+            seconds -= TICK_SECONDS
+            yield []
+        self.http.pause(seconds)
+
+    def implied_events(self, run: Document, final_only: bool) -> list[Event]:
         """The events that a run's state stands for and that were not shown yet; sets `status` at its end."""
         status = as_text(run.get("status"))
-        implied: list[tuple[str, Document]] = [("run.accepted", {"runId": self.run_id})]
-        if status != "pending":
-            implied.append(("run.started", {"runId": self.run_id}))
-        events = [(kind, data) for kind, data in implied if kind not in self.types]
-        progress = as_dict(run.get("progress"))
-        if progress and status in ACTIVE_STATUSES:
-            events.append(("run.progress", progress))
+        if not status:
+            raise ProtocolError("the gateway's answer about run %s has no status" % printable(self.run_id))
+        implied: list[tuple[str, Document]] = []
+        if not final_only:
+            implied.append(("run.accepted", {"status": "pending"}))
+            if status in ("running", "succeeded") or run.get("startedAt"):
+                implied.append(("run.started", {"status": "running"}))
+            implied = [(kind, data) for kind, data in implied if kind not in self.known]
+            progress = as_dict(run.get("progress"))
+            if progress and not self._is_shown(progress):
+                implied.append(("run.progress", progress))
         if status in FINAL_STATUSES:
-            self.status = status
-            events.append(
-                (
-                    "run." + status,
-                    {"runId": self.run_id, "error": run.get("error")} if run.get("error") else {"runId": self.run_id},
-                )
-            )
-        self.types.update(kind for kind, _ in events)
-        found = [Event(kind, json_text(data, pretty=False), "", False) for kind, data in events]
-        return [event for event in found if event.type != "run.progress" or self._is_other_progress(event)]
+            error = run.get("error")
+            implied.append(("run." + status, {"status": status, "error": error} if error else {"status": status}))
+        batch = []
+        for kind, data in implied:
+            text = json_text({"runId": self.run_id, **data}, pretty=False)
+            batch.append(Event(kind, text.encode("utf-8", "backslashreplace").decode("utf-8"), "", False))
+        return self._take(batch)
 
-    def _is_other_progress(self, event: Event) -> bool:
-        changed = event.data != getattr(self, "_progress", "")
-        self._progress = event.data
-        return changed
+    def _is_shown(self, progress: Document) -> bool:
+        """True when the last progress shown, by an event or by polling, said the same."""
+        last = as_dict(event_value(self.known.get("run.progress", "")))
+        return all(last.get(key) == progress.get(key) for key in ("percent", "phase", "processed", "total"))
 
 
 def event_value(data: str) -> Json:
@@ -4059,15 +4190,80 @@ def event_value(data: str) -> Json:
         return data
 
 
-def event_line(event: Event) -> str:
-    """The compact line of `watch --json`."""
-    value = event_value(event.data)
-    line = json_text({"event": event.type, "id": event.id or None, "data": value}, pretty=False)
-    try:
-        line.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate, which JSON escapes can hold and UTF-8 cannot
-        line = json_text({"event": event.type, "id": event.id or None, "data": event.data}, pretty=False)
-    return line
+class EventEncoder:
+    """Events as the compact lines of `watch --json`.
+
+    Data that is one JSON value goes out as it came, less the white space between its tokens: numbers keep
+    their spelling, and nothing is taken apart in Python. Where JSON lines cannot carry the value (it is no
+    JSON, has a key twice, 1e400, a lone surrogate) its text goes out as a string.
+    """
+
+    def __init__(self) -> None:
+        import re
+        from json import JSONDecoder
+        from json.encoder import encode_basestring
+
+        self._quote = encode_basestring
+        self._check = JSONDecoder(
+            object_pairs_hook=self._object, parse_float=self._number, parse_constant=self._refuse
+        ).decode
+        self._gap = re.compile(r"[ \t\n\r]")
+        self._gaps = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\n\r]+')
+
+    def line(self, event: Event) -> str:
+        """`{"event":"run.progress","id":"17","data":{...}}`"""
+        last_id = self._quote(event.id) if event.id else "null"
+        return '{"event":%s,"id":%s,"data":%s}' % (self._quote(event.type), last_id, self._data(event.data))
+
+    def _data(self, data: str) -> str:
+        try:
+            if len(data) > MAX_INT_DIGITS or "\\u" in data or data.count("[") + data.count("{") > MAX_JSON_DEPTH:
+                text = json_text(parse_json(data.encode("utf-8"), "data"), pretty=False)
+                text.encode("utf-8")
+                return text
+            self._check(data)
+        except (ValueError, ValidationError):  # UnicodeEncodeError and JSONDecodeError are ValueErrors
+            return self._quote(data)
+        return self._gaps.sub(r"\1", data) if self._gap.search(data) else data
+
+    @staticmethod
+    def _object(pairs: list[tuple[str, Json]]) -> None:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a key comes twice")
+
+    @staticmethod
+    def _number(digits: str) -> None:
+        if abs(float(digits)) == float("inf"):
+            raise ValueError("no float can hold this")
+
+    @staticmethod
+    def _refuse(name: str) -> NoReturn:
+        raise ValueError(name + " is not JSON")
+
+
+def number_of(value: Json) -> float | None:
+    """A number that can be shown as progress, else None."""
+    return float(value) if isinstance(value, (int, float)) and value is not True and 0 <= value < 1e15 else None
+
+
+class Speed:
+    """How fast a number grows: since a mark that is set when it falls back, and again while events are a replay."""
+
+    def __init__(self) -> None:
+        self.mark: tuple[float, float] | None = None
+        self.value = 0.0
+
+    def add(self, now: float, value: float, replayed: bool) -> None:
+        """Takes in the number at a time in seconds."""
+        if self.mark is None or replayed or value < self.value:
+            self.mark = (now, value)
+        self.value = value
+
+    def per_second(self, now: float) -> float:
+        """0.0 where it means nothing yet: in the first five seconds, or without growth."""
+        if self.mark is None or now - self.mark[0] < 5:
+            return 0.0
+        return (self.value - self.mark[1]) / (now - self.mark[0])
 
 
 class WatchView:
@@ -4078,71 +4274,112 @@ class WatchView:
         self.clock = app.clock
         self.run_id = run_id
         self.started = app.clock.monotonic()
-        self.shown: tuple[str, str, int] | None = None
+        self.told: tuple[str, str] = ("", "")  # status and phase of the last line
+        self.told_percent = 0.0
         self.status = "pending"
-        self.error = ""
+        self.phase = ""
+        self.percent: float | None = None
+        self.counts = ""
+        self.percent_speed = Speed()
+        self.count_speed = Speed()
 
-    def show(self, event: Event) -> None:
-        """Takes in one event."""
+    def show(self, batch: list[Event], trouble: str) -> None:
+        """Takes in a batch of events; an empty one redraws."""
+        for event in batch:
+            self._take(event)
+            if not self.console.bars:
+                self._line()
+        if self.console.bars:
+            self._draw(trouble)
+
+    def _take(self, event: Event) -> None:
         data = as_dict(event_value(event.data))
         if event.type == "run.warning":
-            self.console.err("warning: " + printable(as_text(data.get("message")) or event.data))
+            text = as_text(data.get("message")) or event.data
+            if len(text) > MAX_WARNING_CHARACTERS:
+                text = text[:MAX_WARNING_CHARACTERS] + "..."
+            self.console.err(printable("%s: warning: %s" % (self.run_id, text)))
         elif event.type in FINAL_EVENTS:
             self.status = FINAL_EVENTS[event.type]
-            self.error = error_text(data.get("error")) or as_text(data.get("error"))
         elif event.type in ("run.started", "run.progress"):
             self.status = "running"
-        percent = data.get("percent")
-        known = float(percent) if isinstance(percent, (int, float)) and event.type == "run.progress" else None
-        phase = as_text(data.get("phase"))
-        if self.console.bars:
-            self._draw(known, phase, data)
-        else:
-            self._line(known, phase, data)
+        if event.type == "run.progress":
+            self._take_progress(data)
 
-    def _counts(self, data: Document) -> str:
-        done, total = data.get("processed"), data.get("total")
-        return "%d of %d" % (done, total) if type(done) is int and type(total) is int else ""
+    def _take_progress(self, data: Document) -> None:
+        now = self.clock.monotonic()
+        replayed = now - self.started < 2  # what comes at once has happened before
+        phase = printable(as_text(data.get("phase"))[:60])
+        if phase != self.phase:
+            self.phase, self.count_speed = phase, Speed()
+        percent, done, total = (number_of(data.get(key)) for key in ("percent", "processed", "total"))
+        if percent is not None:
+            self.percent = min(percent, 100.0)
+            self.percent_speed.add(now, percent, replayed)
+        self.counts = ""
+        if done is not None:
+            self.counts = "%d of %d" % (done, total) if total else "%d" % done if done else ""
+            self.count_speed.add(now, done, replayed)
 
-    def _draw(self, percent: float | None, phase: str, data: Document) -> None:
-        columns = self.console.columns()
-        elapsed = duration_text(self.clock.monotonic() - self.started)
-        shown = "%5.1f %%" % percent if percent is not None else ""
-        parts = [part for part in (self.status, shown, printable(phase), self._counts(data), elapsed) if part]
-        text = "  ".join(parts)
-        width = min(columns - text_width(text) - 3, 40)
-        self.console.draw_bar((bar_text(percent, width, self.console.unicode()) + "  " if width >= 8 else "") + text)
+    def _draw(self, trouble: str) -> None:
+        """The status line: bar, percent, phase, counts, elapsed, rate or time left; the less needed give way."""
+        room = self.console.columns() - 1
+        now = self.clock.monotonic()
+        percent = "%5.1f %%" % self.percent if self.percent is not None else ""
+        state = self.phase if self.phase and self.status == "running" else self.status
+        texts = [percent, state, self.counts, duration_text(now - self.started), trouble or self._estimate(now)]
+        bar_columns = 10
+        taken: set[int] = set()
+        for index in (0, 1, 3, 2, 4):
+            width = sum(text_width(texts[other]) + 2 for other in taken | {index})
+            if not taken or width + (bar_columns if index in (2, 4) else 0) <= room:
+                taken.add(index)
+        text = "  ".join(texts[index] for index in sorted(taken) if texts[index])
+        bar_columns = min(room - text_width(text) - 2, 40)
+        bar = bar_text(self.percent, bar_columns, self.console.unicode()) + "  " if bar_columns >= 8 else ""
+        self.console.draw_bar(bar + text)
 
-    def _line(self, percent: float | None, phase: str, data: Document) -> None:
-        step = int((percent or 0) // 10)
-        state = (self.status, phase, step)
-        if state == self.shown:
+    def _estimate(self, now: float) -> str:
+        """The time left, else the rate, where there is a meaning to it."""
+        speed = self.percent_speed.per_second(now)
+        left = (100 - (self.percent or 0)) / speed if speed > 0.001 else 0.0
+        if 0 < left < 360000:
+            return "%s left" % duration_text(left)
+        rate = self.count_speed.per_second(now)
+        return "%.*f/s" % (0 if rate >= 10 else 1, rate) if rate >= 0.1 else ""
+
+    def _line(self) -> None:
+        percent = self.percent or 0.0
+        if (self.status, self.phase) == self.told and abs(percent - self.told_percent) < 10:
             return
-        self.shown = state
-        shown = "%.1f %%" % percent if percent is not None else ""
-        parts = [part for part in (self.status, shown, phase, self._counts(data)) if part]
-        self.console.err("%s: %s" % (self.run_id, printable("  ".join(parts))))
+        self.told, self.told_percent = (self.status, self.phase), percent
+        shown = "%.1f %%" % percent if self.percent is not None else ""
+        parts = [part for part in (self.status, shown, self.phase, self.counts) if part]
+        self.console.err(printable("%s: %s" % (self.run_id, "  ".join(parts))))
 
 
 def watch_run(app: App, run_id: str, url: Url, as_json: bool, follow: bool, deadline: float | None) -> Watcher:
     """Shows a run's events; gives back the watcher, whose `status` is the run's ("" while active)."""
-    watcher = Watcher(app, run_id, url)
-    view = WatchView(app, run_id)
+    again = "stella export run watch %s" % shell_word(run_id)
     if deadline is not None:
         app.http.deadline = app.clock.monotonic() + deadline
+    watcher = Watcher(app, run_id, url, ticks=app.console.bars and not as_json)
+    view, encoder = WatchView(app, run_id), EventEncoder()
     try:
-        for batch in watcher.events() if follow else watcher.so_far():
-            if as_json:
-                app.console.document("\n".join(event_line(event) for event in batch))
-            else:
-                for event in batch:
-                    view.show(event)
+        for batch in watcher.events(follow):
+            if not as_json:
+                view.show(batch, watcher.trouble)
+            elif batch:
+                app.console.document("\n".join([encoder.line(event) for event in batch]))
     except DeadlineError:
-        hint = "watch it further with: stella export run watch %s" % run_id
-        raise DeadlineError("run %s is still active after %g seconds" % (run_id, deadline or 0), hint=hint) from None
+        message = "run %s is still active after %g seconds" % (printable(run_id), deadline or 0)
+        raise DeadlineError(message, hint="watch it further with: %s" % again) from None
+    except NetworkError as error:
+        error.details.append("the run itself is left alone; watch it again with: %s" % again)
+        raise
     except Interrupted:
-        app.console.err("stella: the run goes on; watch it again with: stella export run watch %s" % printable(run_id))
-        app.console.err("  or end it with: stella export run cancel %s" % printable(run_id))
+        app.console.err("stella: the run goes on; watch it again with: %s" % again)
+        app.console.err("  or end it with: stella export run cancel %s" % shell_word(run_id))
         raise
     finally:
         app.console.clear_bar()
@@ -4150,33 +4387,46 @@ def watch_run(app: App, run_id: str, url: Url, as_json: bool, follow: bool, dead
     return watcher
 
 
+def shell_word(text: str) -> str:
+    """A foreign id as a word of a command that can be pasted into a shell."""
+    import shlex
+
+    return shlex.quote(printable(text))
+
+
+def fetch_outcome(app: App, run_id: str, watcher: Watcher, run: Document) -> Document:
+    """The run at the end of a watch; `run` with what the events said, where it cannot be read any more."""
+    try:
+        return app.gateway.fetch_run(run_id)
+    except StellaError as error:
+        if not watcher.status:
+            raise
+        app.console.warn("cannot read the run itself: %s" % error.message)
+        return {**run, "status": watcher.status, "error": watcher.final.get("error")}
+
+
 def raise_for_status(run_id: str, status: str, run: Document) -> None:
     """RunFailedError unless the run succeeded or is still active."""
     if status in ("failed", "cancelled", "expired"):
         error = as_dict(run.get("error"))
         reason = as_text(error.get("message"))
-        message = "run %s %s" % (
-            run_id,
-            "has expired" if status == "expired" else "was cancelled" if status == "cancelled" else "failed",
-        )
-        hint = "see: stella export run show %s" % run_id
-        raise RunFailedError(message + (": " + reason if reason else ""), hint=hint, code=as_text(error.get("code")))
+        verb = {"expired": "has expired", "cancelled": "was cancelled", "failed": "failed"}[status]
+        message = "run %s %s%s" % (run_id, verb, ": " + reason if reason else "")
+        hint = "see: stella export run show %s" % shell_word(run_id)
+        raise RunFailedError(message, hint=hint, code=as_text(error.get("code")))
 
 
 def outcome_text(run_id: str, status: str, run: Document) -> str:
     """The last line of a watch: the final state, and what to type next."""
     bundle = as_dict(run.get("bundle"))
-    size = bundle.get("size")
-    facts = ", ".join(
-        part
-        for part in (as_text(bundle.get("name")), size_text(size) if isinstance(size, (int, float)) else "")
-        if part
-    )
-    text = "%s %s%s" % (run_id, status, " (%s)" % facts if facts else "")
-    following = {"succeeded": "download", "failed": "run show", "cancelled": "run show", "expired": "run show"}.get(
-        status, "run watch"
-    )
-    return printable("%s; next: stella export %s %s" % (text, following, run_id))
+    size = number_of(bundle.get("size"))
+    facts = [as_text(bundle.get("name")), size_text(size) if size is not None else ""]
+    if status not in FINAL_STATUSES:
+        facts.append(progress_text(run))
+    shown = ", ".join(fact for fact in facts if fact)
+    following = "download" if status == "succeeded" else "run show" if status in FINAL_STATUSES else "run watch"
+    state = "%s %s%s" % (run_id, status, " (%s)" % shown if shown else "")
+    return "%s; next: stella export %s %s" % (printable(state), following, shell_word(run_id))
 
 
 # ---- download ------------------------------------------------------------------------------------
@@ -4961,7 +5211,7 @@ def cmd_run_submit(app: App, args: Any) -> int:
     if args.wait:
         app.console.err("stella: submitted run %s" % printable(run_id))
         watcher = watch_run(app, run_id, app.gateway.link(run, "events"), False, True, args.deadline)
-        status, run = watcher.status, app.gateway.fetch_run(run_id)
+        status, run = watcher.status, fetch_outcome(app, run_id, watcher, run)
     app.show(run, lambda: run_view(run), args.output, args.query)
     raise_for_status(run_id, status, run)
     return EXIT_OK
@@ -5036,15 +5286,11 @@ def cmd_run_watch(app: App, args: Any) -> int:
         raise UsageError("--follow and --no-follow cannot stand together")
     url = app.gateway.run_url(args.run_id, "events")
     watcher = watch_run(app, args.run_id, url, args.json, not args.no_follow, args.deadline)
-    run: Document = {}
-    try:
-        run = app.gateway.fetch_run(args.run_id)
-    except StellaError as error:  # the events have said how it ended; the run would only add its size
-        app.console.warn("cannot read the run itself: %s" % error.message)
+    run = fetch_outcome(app, args.run_id, watcher, {"runId": args.run_id})
     status = watcher.status or as_text(run.get("status"))
     if args.output:
         app.show(run, lambda: run_view(run), args.output)
-    elif not args.json:
+    if not args.json and args.output != "-":
         app.console.out(outcome_text(args.run_id, status, run))
     raise_for_status(args.run_id, status, run)
     return EXIT_OK
