@@ -4354,7 +4354,8 @@ class WatchView:
             return
         self.told, self.told_percent = (self.status, self.phase), percent
         shown = "%.1f %%" % percent if self.percent is not None else ""
-        parts = [part for part in (self.status, shown, self.phase, self.counts) if part]
+        ended = self.status in FINAL_STATUSES
+        parts = [part for part in (self.status, shown, *(() if ended else (self.phase, self.counts))) if part]
         self.console.err(printable("%s: %s" % (self.run_id, "  ".join(parts))))
 
 

@@ -160,7 +160,8 @@ def data_buffer():
     yield Case("data is reset", b"data: a\n\ndata: b\n\n", e("a"), e("b"))
     yield Case("the text's stock example", b"data: YHOO\ndata: +2\ndata: 10\n\n", e("YHOO\n+2\n10"))
     yield Case("the text's four blocks", b": test stream\n\ndata: first event\nid: 1\n\n"
-               b"data:second event\nid\n\ndata:  third event\n\n", e("first event", last_id="1"), e("second event"), e(" third event"))
+               b"data:second event\nid\n\ndata:  third event\n\n",
+               e("first event", last_id="1"), e("second event"), e(" third event"))
     yield Case("the text's two empty ones", b"data\n\ndata\ndata\n\ndata:", e(""), e("\n"))
     yield Case("the text's two identical ones", b"data:test\n\ndata: test\n\n", e("test"), e("test"))
     yield Case("JSON", b'data: {"a": "b\\nc"}\n\n', e('{"a": "b\\nc"}'))
