@@ -1691,6 +1691,7 @@ class Config:
         self.allow_http: bool = values["allow_http"]
         self.sources = sources
         self.warnings = warnings
+        self.fault: ConfigError | None = None  # why the surroundings give no configuration; only doctor goes on then
 
     def source(self, name: str) -> str:
         """Where a setting came from, such as `--server` or `STELLA_SERVER`."""
@@ -1777,12 +1778,17 @@ def readable_by_others(path: str) -> bool:
     return os.name == "posix" and bool(os.stat(path).st_mode & 0o044)
 
 
+def profile_path(name: str) -> str:
+    """Where the saved defaults of this name are."""
+    return os.path.join(os.path.expanduser("~"), ".stella", "profiles", name + ".toml")
+
+
 def load_profile(name: str, warnings: list[str]) -> Document:
     """~/.stella/profiles/NAME.toml, checked against the table; relative paths are from its folder."""
     allowed = name.isascii() and all(char.isalnum() or char in "._-" for char in name)
     if not name or name[0] == "." or not allowed:
         raise ConfigError("the profile name %s is not made of letters, digits, `.`, `_` and `-`" % quoted(name))
-    path = os.path.join(os.path.expanduser("~"), ".stella", "profiles", name + ".toml")
+    path = profile_path(name)
     table = read_toml(path)
     known = {setting.key: setting for setting in SETTINGS if setting.key}
     wrong = []
@@ -1862,6 +1868,18 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
         values["token"] = read_token_file(values["token_file"], warnings)
     values["token"] = check_token(values["token"], sources.get("token", ""))
     return Config(values, sources, warnings)
+
+
+def load_config_anyway(flags: Mapping[str, Json]) -> Config:
+    """For doctor: where load_config fails, `fault` says why, and what depends on profile and token stays empty."""
+    try:
+        return load_config(flags)
+    except ConfigError as error:
+        environment = {name: os.environ[name] for name in os.environ if name not in ("STELLA_PROFILE", "STELLA_TOKEN")}
+        config = load_config(dict(flags, profile=None), environment)
+        config.fault = error
+        config.profile = str(flags.get("profile") or os.environ.get("STELLA_PROFILE") or "")
+        return config
 
 
 def read_token_file(path: str, warnings: list[str]) -> str:
@@ -2050,14 +2068,19 @@ def bar_text(percent: float | None, width: int, unicode: bool) -> str:
     return full * done + empty * (width - done)
 
 
-def time_text(value: Json) -> str:
-    """An RFC 3339 time in UTC to the second; anything else as it came."""
+def time_of(seconds: float) -> str:
+    """Seconds since 1970 as RFC 3339 in UTC."""
     import time
 
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def time_text(value: Json) -> str:
+    """An RFC 3339 time in UTC to the second; anything else as it came."""
     if not isinstance(value, str):
         return ""
     try:
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(parse_time(value)))
+        return time_of(parse_time(value))
     except (ValidationError, OverflowError, OSError):
         return value
 
@@ -2522,8 +2545,12 @@ def find_program(name: str, config: Config) -> str:
     return shutil.which(name) or ""
 
 
+COSIGN_OFFLINE = "SIGSTORE_REKOR_PUBLIC_KEY"  # see program_environment
+NO_PROXY_THERE = "http://127.0.0.1:9"  # the discard port of this host: whoever asks the network fails at once
+
+
 def program_environment(home: str) -> dict[str, str]:
-    """The environment of a verifier: where to find libraries, a home of its own, and nothing else.
+    """The environment of a verifier: where to find libraries, a home of its own, no way out, and nothing else.
 
     SIGSTORE_REKOR_PUBLIC_KEY: cosign 2.5.1 to 3.0.3 ask the network for the log's key even where they
     are told to ignore the log; with any path here they do not.
@@ -2533,17 +2560,23 @@ def program_environment(home: str) -> dict[str, str]:
         inherited_environment(),
         HOME=home,
         LC_ALL="C",
-        SIGSTORE_REKOR_PUBLIC_KEY=nowhere,
         TUF_ROOT=nowhere,
         SIGSTORE_NO_CACHE="true",
+        HTTPS_PROXY=NO_PROXY_THERE,
+        HTTP_PROXY=NO_PROXY_THERE,
+        **{COSIGN_OFFLINE: nowhere},
     )
 
 
-def run_program(command: list[str], home: str = "", feed: bytes = b"") -> tuple[int, bytes, bytes]:
-    """Runs a program to its end, `feed` on its standard input: (exit status, standard output, standard error)."""
+def run_program(command: list[str], home: str = "", feed: bytes = b"", without: str = "") -> tuple[int, bytes, bytes]:
+    """Runs a program to its end, `feed` on its standard input: (exit status, standard output, standard error).
+
+    without: a variable that is left out of its environment.
+    """
     import subprocess
 
     environment = program_environment(home or os.path.dirname(os.path.realpath(__file__)))
+    environment.pop(without, None)
     try:
         done = subprocess.run(
             command, input=feed, capture_output=True, env=environment, timeout=PROGRAM_SECONDS, check=False
@@ -2599,10 +2632,11 @@ def program_version(name: str, path: str) -> str:
     return found.group(1).decode("ascii", "replace") if found else "unknown"
 
 
-def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature: bytes) -> str:
+def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature: bytes, without: str = "") -> str:
     """Checks a detached signature over `blob`: "" when it is good, else the reason why it is not.
 
-    signature: the contents of the signature file. ConfigError when this verifier cannot read the key.
+    signature: the contents of the signature file; without: see run_program. ConfigError when this verifier
+    cannot read the key.
     """
     import shutil
     import tempfile
@@ -2629,7 +2663,7 @@ def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature:
             if verifier.name == "cosign"
             else openssl_command(verifier, paths, key)
         )
-        status, out, err = run_program(command, folder)
+        status, out, err = run_program(command, folder, without=without)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if status == 0:
@@ -4985,6 +5019,259 @@ def verify_view(report: Document) -> list[str]:
     return lines
 
 
+# A signature made once with a key that was then thrown away: what a working verifier must accept.
+TEST_KEY = b"""-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAErtGzJPQ0wqaW5jpzFElw5EeEnXoF
+r11cczxP7AmD9NT1+0eWlL+9qDZIyuxzyrwDnha+LwNEonw3eZEVwj8zJA==
+-----END PUBLIC KEY-----
+"""
+TEST_BLOB = b"stella doctor"
+TEST_SIGNATURE = b"MEUCIQDJABZUq7v5JI/6l6wuJHpTctnUc7Weeb1grv6oSvVPFQIgd0T3BBIH6+j17KXeyMIr+Z8JjmIoANVg6PoECIwl2iU="
+
+
+MAX_CLOCK_SKEW_SECONDS = 300.0  # tokens and DPoP proofs are commonly accepted this early or late
+PROBE_SECONDS = 10.0  # for doctor's one request; a person waits for it
+SCARCE_BYTES = 1024 * MIB
+
+
+class Finding:
+    """One line of doctor's report: `status` pass, warn, fail or skipped; only fail stops the work.
+
+    advice: what to do about it, "" where there is nothing to do.
+    """
+
+    __slots__ = ("advice", "detail", "name", "status")
+
+    def __init__(self, name: str, status: str, detail: str, advice: str = "") -> None:
+        self.name = name
+        self.status = status
+        self.detail = detail
+        self.advice = advice
+
+
+def examine_python() -> Finding:
+    """The Python that runs this, and the modules that small builds of it leave out."""
+    import importlib
+
+    missing = []
+    for name in ("ssl", "hashlib", "zlib", "http.client", "email.utils", "subprocess", "tempfile", "ipaddress"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    detail = "%s at %s on %s" % (sys.version.split()[0], sys.executable or "an unknown place", sys.platform)
+    if missing:
+        advice = "install the whole Python; Debian's python3-minimal alone is enough for --help and verify"
+        return Finding("python", "fail", "%s, without %s" % (detail, ", ".join(missing)), advice)
+    return Finding("python", "pass", detail)
+
+
+def examine_tls(app: App, offline: bool) -> list[Finding]:
+    """The TLS library, and which CAs it trusts."""
+    try:
+        import ssl
+    except ImportError:
+        return [Finding("tls", "warn" if offline else "fail", "this Python has no ssl", "install the whole Python")]
+    library, wanted = Finding("tls", "pass", ssl.OPENSSL_VERSION), app.config.ca_file
+    if wanted:
+        where = "%s from %s" % (wanted, app.config.source("ca_file"))
+        try:
+            count = len(ssl.create_default_context(cafile=wanted).get_ca_certs())
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            return [
+                library,
+                Finding("ca-file", "fail", "%s: %s" % (where, reason), "name a PEM file of CA certificates"),
+            ]
+        return [library, Finding("ca-file", "pass", "%s: %d certificates" % (where, count))]
+    paths = ssl.get_default_verify_paths()
+    found = [path for path in (paths.cafile, paths.capath) if path]
+    if found or sys.platform == "win32":
+        return [library, Finding("ca-file", "pass", "the system's: %s" % (", ".join(found) or "the Windows store"))]
+    status = "fail" if app.config.server.startswith("https:") and not offline else "warn"
+    advice = "install ca-certificates, or name your CA's file with --ca-file or SSL_CERT_FILE"
+    return [library, Finding("ca-file", status, "none; looked for %s" % paths.openssl_cafile, advice)]
+
+
+def examine_verifier(name: str, app: App) -> Finding:
+    """cosign, openssl or builtin: its version, and whether it tells the good test signature from a bad one."""
+    key, path, version = parse_public_key(TEST_KEY), "", VERSION
+    try:
+        if name != "builtin":
+            path = find_program(name, app.config)
+            if not path and name == "openssl" and app.config.dpop_key:
+                return Finding(name, "fail", "not on this host, and the DPoP key signs through it", "install openssl")
+            if not path:
+                use = "reads Sigstore bundles" if name == "cosign" else "signs DPoP proofs"
+                return Finding(name, "warn", "not on this host", "needed only where it alone %s" % use)
+            version = program_version(name, path)
+        verifier = Verifier(name, path, version)
+        refused = verify_signature(verifier, key, TEST_BLOB, TEST_SIGNATURE)
+        fault = refused or ("" if verify_signature(verifier, key, b"other", TEST_SIGNATURE) else "accepts anything")
+        # The version says little (Debian's is "devel"), so cosign is asked once more without the variable
+        # that keeps it off the network, with a proxy that is not there: it fails if it has to ask.
+        asks = name == "cosign" and verify_signature(verifier, key, TEST_BLOB, TEST_SIGNATURE, COSIGN_OFFLINE)
+    except StellaError as error:
+        return Finding(name, "fail", error.message, error.hint or "mend it, or choose another with --verifier")
+    detail = "%s at %s" % (version, path) if path else "ECDSA P-256 keys only, in plain Python"
+    if fault:
+        return Finding(name, "fail", "%s: %s" % (detail, fault), "do not verify with it; choose with --verifier")
+    if name == "cosign":
+        detail += "; would ask the network by itself, does not as stella calls it" if asks else "; asks no network"
+    return Finding(name, "pass", detail)
+
+
+def examine_zstd(app: App) -> Finding:
+    """Who decompresses .tar.zst bundles."""
+    try:
+        path = find_program("zstd", app.config)
+        if path:
+            status, out, _ = run_program([path, "-dcq"], feed=bytes.fromhex("28b52ffd00583100007374656c6c61"))
+            if status == 0 and out == b"stella":
+                return Finding("zstd", "pass", path)
+            return Finding("zstd", "fail", "%s does not decompress" % path, "mend it, or set STELLA_ZSTD")
+    except StellaError as error:
+        return Finding("zstd", "fail", error.message, error.hint or "mend it, or set STELLA_ZSTD")
+    advice = "put it on PATH or in vendor/ beside stella.py; verify of .zst needs --no-artifacts without"
+    return Finding("zstd", "warn", "not on this host", advice)
+
+
+def examine_configuration(config: Config, offline: bool) -> list[Finding]:
+    """The profile file with its mode, and where the token is from; never the token itself."""
+    profile = Finding("profile", "pass", "no saved defaults in use")
+    if config.profile and config.fault is None:
+        path = profile_path(config.profile)
+        mode = " (mode %04o)" % (os.stat(path).st_mode & 0o7777) if os.name == "posix" else ""
+        profile = Finding("profile", "pass", path + mode)
+    if config.warnings:
+        profile = Finding(
+            "profile", "warn", config.warnings[0].partition("; ")[0], config.warnings[0].partition("; ")[2]
+        )
+    if config.fault is not None:
+        fault = config.fault
+        profile = Finding(
+            "profile", "fail", "; ".join([fault.message, *fault.details]), fault.hint or "correct it, or name another"
+        )
+        return [profile, Finding("token", "skipped", "the configuration cannot be used")]
+    if config.token:
+        return [profile, Finding("token", "pass", "from %s" % config.source("token"))]
+    advice = "export STELLA_TOKEN=..., or set token_file in a profile; verify alone needs none"
+    return [profile, Finding("token", "warn" if offline else "fail", "none", advice)]
+
+
+class ProbeHttp(Http):
+    """HTTP that can knock at the gateway without a token too."""
+
+    def credentials(self, method: str, url: Url) -> dict[str, str]:
+        """The headers that say who asks, where there is a token."""
+        return super().credentials(method, url) if self.config.token else {}
+
+
+def examine_server(app: App, offline: bool) -> list[Finding]:
+    """The way to the gateway, the gateway, and the two clocks."""
+    try:
+        http = ProbeHttp(app.config, app.console, app.clock)
+        proxy = choose_proxy(http.server, app.config)
+    except StellaError as error:
+        return [Finding("gateway", "fail", error.message, error.hint or "correct that setting")]
+    setting = app.config.source(http.server.scheme + "_proxy")
+    detail = "%s from %s" % (proxy.authority, setting) if proxy else "none for %s" % http.server.host
+    way = Finding("proxy", "pass", detail)
+    here = time_of(app.clock.now())
+    if offline:
+        clock = Finding("clock", "skipped", "%s here; not compared (--offline)" % here)
+        return [way, Finding("gateway", "skipped", "%s, not asked (--offline)" % app.config.server), clock]
+    try:
+        request = Request("GET", Gateway(http).url("runs", query=[("limit", "1")]), timeout=PROBE_SECONDS)
+        return [way, *judge_gateway(app, http.exchange(request), here)]
+    except StellaError as error:
+        advice = error.hint or "check --server, the name's DNS, the proxy and the firewall"
+        gateway = Finding("gateway", "fail", error.message, advice)
+        return [way, gateway, Finding("clock", "skipped", "%s here; nothing to compare with" % here)]
+    finally:
+        http.close()
+
+
+def judge_gateway(app: App, response: Response, here: str) -> list[Finding]:
+    """What an answer says about gateway, token and clock."""
+    import email.utils
+
+    where, status = app.config.server, response.status
+    gateway = Finding("gateway", "pass", "%s answers" % where)
+    if status == 200:
+        parse_answer(response.read_all(MAX_JSON_BYTES, "the answer"), response)
+        gateway.detail += " and takes the token"
+    elif status == 401 and app.config.token:
+        gateway = Finding(
+            "gateway", "fail", "%s rejects the token" % where, "get a new one; see --tenant and the clock"
+        )
+    elif status == 403:
+        gateway = Finding("gateway", "warn", "%s answers; the token may not list runs" % where, "ask for export:read")
+    elif status != 401:
+        advice = "is that the gateway's root? see --server" if status in (404, 405) else "try again later"
+        gateway = Finding("gateway", "fail", "%s answers with status %d" % (where, status), advice)
+    response.close()
+    try:
+        skew = email.utils.parsedate_to_datetime(response.headers.get("date", "")).timestamp() - app.clock.now()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return [gateway, Finding("clock", "skipped", "%s here; the gateway tells no time" % here)]
+    detail = "%s here, %d s %s the gateway" % (here, abs(skew), "behind" if skew > 0 else "ahead of")
+    if abs(skew) <= MAX_CLOCK_SKEW_SECONDS:
+        return [gateway, Finding("clock", "pass", detail)]
+    advice = "set this host's clock: tokens, certificates, DPoP and --max-age depend on it"
+    return [gateway, Finding("clock", "fail" if app.config.dpop_key else "warn", detail, advice)]
+
+
+def examine_space() -> list[Finding]:
+    """Room where downloads go by default, and where verifiers work."""
+    import shutil
+    import tempfile
+
+    findings = []
+    for name, advice in (("folder", "go to another folder, or use --output"), ("temporary", "set TMPDIR")):
+        try:
+            path = os.getcwd() if name == "folder" else tempfile.gettempdir()
+            free = shutil.disk_usage(path).free
+        except OSError as error:
+            status = "warn" if name == "folder" else "fail"
+            findings.append(Finding(name, status, error.strerror or str(error), advice))
+            continue
+        writable = os.access(path, os.W_OK)
+        detail = "%s, %s free%s" % (path, size_text(free), "" if writable else ", not writable")
+        good = writable and (free >= SCARCE_BYTES or name == "temporary")
+        findings.append(Finding(name, "pass" if good else "warn", detail, "" if good else advice))
+    return findings
+
+
+def examine_host(app: App, offline: bool) -> list[Finding]:
+    """Everything that doctor looks at, in the order of its report."""
+    return [
+        examine_python(),
+        *examine_tls(app, offline),
+        *(examine_verifier(name, app) for name in ("cosign", "openssl", "builtin")),
+        examine_zstd(app),
+        *examine_configuration(app.config, offline),
+        *examine_server(app, offline),
+        *examine_space(),
+    ]
+
+
+def doctor_report(findings: Sequence[Finding]) -> Document:
+    """The report as a document: {"stella", "ready", "findings": [{"name", "status", "detail", "advice"}]}."""
+    lines = [{"name": row.name, "status": row.status, "detail": row.detail, "advice": row.advice} for row in findings]
+    return {"stella": VERSION, "ready": all(row.status != "fail" for row in findings), "findings": lines}
+
+
+def doctor_view(report: Document) -> list[str]:
+    """The report for people."""
+    lines = []
+    for row in report["findings"]:
+        lines.append("%-8s %-10s %s" % (row["status"], row["name"], printable(row["detail"])))
+        if row["advice"]:
+            lines.append(" " * 20 + "-> " + printable(row["advice"]))
+    return [*lines, "ready" if report["ready"] else "NOT READY"]
+
+
 # ==================================================================================================
 # Room 15. Commands
 #
@@ -5455,10 +5742,52 @@ VERIFY = Command(
     (EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_VERIFICATION, EXIT_NETWORK, EXIT_CONFIG),
 )  # fmt: skip
 
+
+def cmd_doctor(app: App, args: Any) -> int:
+    """Contract 4, doctor: one request at most, and none with --offline."""
+    findings = examine_host(app, args.offline)
+    report = doctor_report(findings)
+    app.show(report, lambda: doctor_view(report), args.output)
+    if not report["ready"]:
+        names = ", ".join(row.name for row in findings if row.status == "fail")
+        raise ConfigError("this host is not ready: %s" % names, hint="the report says what to do about each")
+    return EXIT_OK
+
+
+DOCTOR = Command(
+    "doctor", "Tell what would stop the work on this host, and what to do.", cmd_doctor,
+    (Arg("--offline", "do not call the gateway", kind="flag"),),
+    ("stella doctor", "stella doctor --offline --format json"),
+    (EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_CONFIG),
+)  # fmt: skip
+
+
+def cmd_completion(app: App, args: Any) -> int:
+    """A script on standard output, made from COMMANDS."""
+    text = COMPLETIONS[args.shell_id]()
+    if args.output and args.output != "-":
+        write_files([(args.output, (text + "\n").encode())])
+    else:
+        app.console.out(text)
+    return EXIT_OK
+
+
+COMPLETION = Command(
+    "completion", "Print the completion script of a shell.", cmd_completion,
+    (Arg("SHELL", "bash, zsh or fish", choices=("bash", "zsh", "fish")),),
+    (
+        'eval "$(stella completion bash)"      # in ~/.bashrc',
+        'eval "$(stella completion zsh)"       # in ~/.zshrc, after compinit',
+        "stella completion fish | source       # in ~/.config/fish/config.fish",
+    ),
+    (EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_CONFIG),
+)  # fmt: skip
+
 COMMANDS = (
     PROFILE_LIST, PROFILE_SHOW, PROFILE_CREATE, PROFILE_UPDATE, PROFILE_ARCHIVE, PROFILE_RESTORE,
     RUN_SUBMIT, RUN_LS, RUN_SHOW, RUN_WATCH, RUN_CANCEL,
     DOWNLOAD, MANIFEST, PROVENANCE, VERIFY,
+    DOCTOR, COMPLETION,
 )  # fmt: skip
 GROUPS = {
     (): "Command-line client of the Export Center.",
@@ -5478,6 +5807,172 @@ GLOBALS = (
     Arg("--trace", "one line per request on standard error, with timing and correlation ids", kind="flag"),
     Arg("--allow-http", "accept http:// for a gateway that is not on this host", kind="flag"),
 )  # fmt: skip
+HELP = Arg("-h, --help", "show this help", kind="flag")
+VERSION_ARG = Arg("--version", "show the version", kind="flag")
+
+# Completion scripts are made from COMMANDS and GLOBALS by filling in @NAMES@. bash and zsh share two parts: the
+# walk over the words before the cursor gives the place (`at`: the command words, a blank before each) and the
+# option whose value the cursor is in (`last`, with `value` set); the table gives what may stand there.
+COMPLETION_WALK = """
+        case "$at $word" in
+            @PLACES@) at="$at $word" ;;
+            @VALUED@) value=1 last=$word ;;
+            *" -"*) last=$word ;;
+        esac
+    done"""
+COMPLETION_TABLE = """
+    word=
+    if [[ $cur == -* ]]; then word=-; fi
+    if [[ -n $value ]]; then word=$last; fi
+    case "$at:$word" in
+        @ROWS@
+    esac"""
+COMPLETION_BASH = (
+    """# bash completion of stella; eval "$(stella completion bash)"
+_stella() {
+    local cur=${COMP_WORDS[COMP_CWORD]} at= value= last= list= word= prefix= i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if [[ $word == "=" ]]; then value=1; continue; fi  # --option=value comes as three words
+        if [[ $value ]]; then value=; continue; fi"""
+    + COMPLETION_WALK
+    + """
+    case $cur in
+        "=") cur= value=1 ;;
+        --*=*) value=1 last=${cur%%=*} prefix=${cur%%=*}= cur=${cur#*=} ;;
+    esac"""
+    + COMPLETION_TABLE
+    + """
+    COMPREPLY=()
+    if [[ $list == FILES ]]; then
+        compopt -o default 2>/dev/null && return  # readline's own way with blanks, quotes and ~
+        while IFS= read -r word; do COMPREPLY+=("$prefix$word"); done < <(compgen -f -- "$cur")
+    else
+        for word in $(compgen -W "$list" -- "$cur"); do COMPREPLY+=("$prefix$word"); done
+    fi
+}
+complete -F _stella stella"""
+)
+COMPLETION_ZSH = (
+    """#compdef stella
+# zsh completion of stella; eval "$(stella completion zsh)" after compinit, or a file _stella in $fpath
+_stella() {
+    local cur=$PREFIX at= value= last= list= word= i
+    for ((i = 2; i < CURRENT; i++)); do
+        word=${words[i]}
+        if [[ -n $value ]]; then value=; continue; fi"""
+    + COMPLETION_WALK
+    + """
+    if [[ $cur == --*=* ]]; then
+        value=1 last=${cur%%=*} cur=${cur#*=}
+        compset -P 1 '*='
+    fi"""
+    + COMPLETION_TABLE
+    + """
+    if [[ $list == FILES ]]; then _files; else compadd -- ${=list}; fi
+}
+if [[ $funcstack[1] == _stella ]]; then _stella "$@"; else compdef _stella stella; fi"""
+)
+COMPLETION_FISH = """# fish completion of stella; stella completion fish | source
+function __stella_at
+    set -l at ''
+    set -l value ''
+    for word in (commandline -opc)[2..-1]
+        if test -n "$value"
+            set value ''
+            continue
+        end
+        switch "$at $word"
+            case @PLACES@
+                set at "$at $word"
+            case @VALUED@
+                set value 1
+        end
+    end
+    test "$at" = "$argv[1]"
+end
+complete -c stella -f
+@ROWS@"""
+
+
+def completion_nodes() -> list[tuple[str, dict[str, str], list[Arg]]]:
+    """Every place on a command line: (command words with a blank before each, words that may follow, arguments)."""
+    nodes = []
+    for words in dict.fromkeys((*GROUPS, *(command.words for command in COMMANDS))):
+        below: dict[str, str] = {}
+        for row in COMMANDS:
+            if row.words[: len(words)] == words != row.words:
+                below.setdefault(row.words[len(words)], GROUPS.get(row.words[: len(words) + 1], row.summary))
+        args = [arg for row in COMMANDS if row.words == words for arg in row.args]
+        args += [] if words else [VERSION_ARG]
+        nodes.append(("".join(" " + word for word in words), below, args))
+    return nodes
+
+
+def completion_values(arg: Arg) -> str:
+    """What may stand as an argument's value: its choices, FILES for any file, or "" for what only the user knows."""
+    if arg.kind == "switch":
+        return "true false"
+    return " ".join(arg.choices) or ("FILES" if arg.kind == "file" or arg.metavar in ("FILE", "DIR") else "")
+
+
+def completion_valued() -> list[str]:
+    """The options that take the word after them."""
+    rows = [arg for _, _, args in completion_nodes() for arg in args] + list(GLOBALS)
+    return sorted({arg.name for arg in rows if arg.name[0] == "-" and arg.kind not in ("flag", "switch")})
+
+
+def completion_sh(template: str) -> str:
+    """The script for bash or zsh."""
+    shared, rows = [*GLOBALS, HELP], []
+    for at, below, args in completion_nodes():
+        options = [arg for arg in args if arg.name[0] == "-"]
+        follow = [*below, *(completion_values(arg) for arg in args if arg.name[0] != "-")]
+        lists = {arg.name: completion_values(arg) for arg in options}
+        lists.update(
+            {
+                "-": " ".join(dict.fromkeys(arg.name.rpartition(" ")[2] for arg in options + shared)),
+                "": " ".join(follow),
+            }
+        )
+        rows += ['"%s:%s") list="%s" ;;' % (at, name, text.strip()) for name, text in lists.items() if text.strip()]
+    rows += ['*":%s") list="%s" ;;' % (arg.name, completion_values(arg)) for arg in GLOBALS if completion_values(arg)]
+    places = "|".join('"%s"' % at for at, _, _ in completion_nodes() if at)
+    valued = "|".join('*" %s"' % name for name in completion_valued())
+    filled = template.replace("@PLACES@", places).replace("@VALUED@", valued)
+    return filled.replace("@ROWS@", "\n        ".join(rows))
+
+
+def completion_fish() -> str:
+    """The script for fish."""
+
+    def word(text: str) -> str:
+        return "'%s'" % text.replace("\\", "\\\\").replace("'", "\\'")
+
+    def row(at: str | None, arg: Arg) -> str:
+        where = "" if at is None else ' -n "__stella_at %s"' % word(at)
+        values = completion_values(arg)
+        if arg.name[0] != "-":
+            return "complete -c stella%s %s" % (where, "-F" if values == "FILES" else "-a %s" % word(values))
+        takes = "" if arg.kind in ("flag", "switch") else " -r -F" if values == "FILES" else " -x -a %s" % word(values)
+        return "complete -c stella%s -l %s%s -d %s" % (where, arg.name.rpartition("--")[2], takes, word(arg.text))
+
+    rows = [row(None, arg) for arg in (*GLOBALS, HELP)]
+    for at, below, args in completion_nodes():
+        rows += [
+            'complete -c stella -n "__stella_at %s" -a %s -d %s' % (word(at), name, word(below[name])) for name in below
+        ]
+        rows += [row(at, arg) for arg in args if arg.name[0] == "-" or completion_values(arg)]
+    places = " ".join(word(at) for at, _, _ in completion_nodes() if at)
+    valued = " ".join(word("* " + name) for name in completion_valued())
+    return COMPLETION_FISH.replace("@PLACES@", places).replace("@VALUED@", valued).replace("@ROWS@", "\n".join(rows))
+
+
+COMPLETIONS: dict[str, Callable[[], str]] = {
+    "bash": lambda: completion_sh(COMPLETION_BASH),
+    "zsh": lambda: completion_sh(COMPLETION_ZSH),
+    "fish": completion_fish,
+}
 
 
 # ==================================================================================================
@@ -5534,10 +6029,6 @@ def command_help(command: Command) -> str:
         lines += ["", "options:", *help_lines(options)]
     lines += ["", "global options:", *help_lines([row for row in GLOBALS if row.name not in names] + [HELP])]
     return "\n".join([*lines, *closing_lines(command.examples, command.exits)])
-
-
-HELP = Arg("-h, --help", "show this help", kind="flag")
-VERSION_ARG = Arg("--version", "show the version", kind="flag")
 
 
 def group_help(words: tuple[str, ...]) -> str:
@@ -5688,7 +6179,10 @@ def run_command(argv: Sequence[str], console: Console) -> int:
         name = " ".join(("stella", *words))
         raise UsageError("%s needs a command: %s" % (name, ", ".join(below)), hint="see: %s --help" % name)
     args, flags = parse_command(command, head, rest)
-    config = load_config(flags, with_token=bool(command.scope))
+    if command in (DOCTOR, COMPLETION):
+        config = load_config_anyway(flags)
+    else:
+        config = load_config(flags, with_token=bool(command.scope))
     console.__init__(config)  # type: ignore[misc]
     for warning in config.warnings:
         console.warn(warning)
