@@ -5776,9 +5776,9 @@ COMPLETION = Command(
     "completion", "Print the completion script of a shell.", cmd_completion,
     (Arg("SHELL", "bash, zsh or fish", choices=("bash", "zsh", "fish")),),
     (
-        'eval "$(stella completion bash)"      # in ~/.bashrc',
-        'eval "$(stella completion zsh)"       # in ~/.zshrc, after compinit',
-        "stella completion fish | source       # in ~/.config/fish/config.fish",
+        "source <(stella completion bash)",
+        "source <(stella completion zsh)",
+        "stella completion fish | source",
     ),
     (EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_CONFIG),
 )  # fmt: skip
@@ -5828,7 +5828,7 @@ COMPLETION_TABLE = """
         @ROWS@
     esac"""
 COMPLETION_BASH = (
-    """# bash completion of stella; eval "$(stella completion bash)"
+    """# bash completion of stella; source <(stella completion bash) in ~/.bashrc
 _stella() {
     local cur=${COMP_WORDS[COMP_CWORD]} at= value= last= list= word= prefix= i
     for ((i = 1; i < COMP_CWORD; i++)); do
@@ -5855,7 +5855,7 @@ complete -F _stella stella"""
 )
 COMPLETION_ZSH = (
     """#compdef stella
-# zsh completion of stella; eval "$(stella completion zsh)" after compinit, or a file _stella in $fpath
+# zsh completion of stella; source <(stella completion zsh) in ~/.zshrc after compinit, or a file _stella in $fpath
 _stella() {
     local cur=$PREFIX at= value= last= list= word= i
     for ((i = 2; i < CURRENT; i++)); do
@@ -5873,7 +5873,7 @@ _stella() {
 }
 if [[ $funcstack[1] == _stella ]]; then _stella "$@"; else compdef _stella stella; fi"""
 )
-COMPLETION_FISH = """# fish completion of stella; stella completion fish | source
+COMPLETION_FISH = """# fish completion of stella; stella completion fish | source in ~/.config/fish/config.fish
 function __stella_at
     set -l at ''
     set -l value ''
