@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 # Room 2. Constants and limits
 #
 # Every bound has its reason here. A hostile or broken server can make stella stop with a clear error;
-# it cannot make it grow without end or wait without end.
+# it cannot make it grow without end or wait in silence without end.
 # ==================================================================================================
 
 VERSION = "0.22.0"  # the first CLI version that the guide supports
@@ -90,10 +90,15 @@ MAX_JSON_DEPTH = 64  # the documents need 6; deeper nesting only serves to exhau
 MAX_INT_DIGITS = 4000  # Python 3.11 refuses to convert more than 4300, older ones take quadratic time
 MAX_ERROR_BYTES = 64 * KIB  # of an error body; the rest cannot make the message clearer
 MAX_ERROR_DETAILS = 50  # lines of an error's details that are shown
+MAX_ERROR_TEXT = 1000  # characters of a server's message; of its code and trace id a tenth
+MAX_HEADERS = 100  # of one answer, and trailers; http.client has the same bound for headers
+MAX_HEADER_BYTES = 256 * KIB  # of one answer's headers together
+MAX_PROXY_HEAD_BYTES = 16 * KIB  # of a proxy's answer to CONNECT
 MAX_SIGNATURE_BYTES = MIB  # a Sigstore bundle with a log proof has about 10 KiB
 MAX_KEY_BYTES = 64 * KIB
 MAX_CONFIG_BYTES = MIB  # of a saved-defaults or token file
 MAX_PROFILE_BYTES = MIB  # of an export profile; real ones have 1 KiB
+MIN_SECRET_CHARACTERS = 6  # shorter ones are not searched for in what is printed
 MAX_EVENT_LINE_BYTES = MIB
 MAX_EVENT_BYTES = 4 * MIB  # of one event, all its lines together
 MAX_SEEN_EVENTS = 65536  # at least so many are remembered, so that a replay shows nothing twice
@@ -107,6 +112,7 @@ PAGE_ITEMS = 200
 RECENT_RUNS = 50
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 120.0
+MAX_CLOCK_SKEW_SECONDS = 30.0  # a DPoP proof is refused when the clocks differ by more than some such time
 MAX_STREAM_RETRY_SECONDS = 30.0
 STREAM_IDLE_SECONDS = 45.0  # three heartbeats of 15 s missed
 STREAM_CHECK_SECONDS = 60.0  # comments but no event for so long: the run itself is asked whether it has ended
@@ -402,13 +408,28 @@ def quoted(text: str, limit: int = 80) -> str:
     return '"%s"' % printable(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
+# Letters, marks and symbols that Python calls printable and that show as nothing (Unicode's
+# Default_Ignorable_Code_Point without the controls): they can hide text or make two names look alike.
+INVISIBLE = (
+    (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
+    (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+
+
+def is_visible(char: str) -> bool:
+    """True for a character that shows as itself and moves nothing else."""
+    if char < "\x7f":
+        return char >= " "
+    return char.isprintable() and not any(low <= ord(char) <= high for low, high in INVISIBLE)
+
+
 def printable(text: str) -> str:
     r"""Text that cannot move a cursor, set a title, break a line or turn its direction.
 
     Controls, DEL, C1, bidi marks, zero-width and other invisible characters, lone surrogates and
     unassigned code points come out as \x1b, \u202e, \U000e0001.
     """
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
     names = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -417,14 +438,20 @@ def printable(text: str) -> str:
         width = "\\x%02x" if code < 0x100 else "\\u%04x" if code < 0x10000 else "\\U%08x"
         return names.get(character) or width % code
 
-    return "".join(char if char.isprintable() else escape(char) for char in text)
+    return "".join(char if is_visible(char) else escape(char) for char in text)
 
 
 def safe_name(text: Json) -> str:
-    """A server's name as a base name for a local file, or "" when nothing safe is left of it."""
-    name = str(text if isinstance(text, str) else "").replace("\\", "/").rpartition("/")[2].strip()
-    name = "".join(char for char in name if char.isprintable() and char not in ':*?"<>|')
-    return name.lstrip(".-")[:200]
+    """A server's name as a base name for a local file, or "" when nothing safe is left of it.
+
+    At most 200 bytes, so that .part.json fits behind it; no name of a Windows device.
+    """
+    name = str(text if isinstance(text, str) else "").replace("\\", "/").rpartition("/")[2]
+    name = "".join(char for char in name if is_visible(char) and char not in ':*?"<>|')
+    name = name.lstrip(".- ").encode("utf-8")[:200].decode("utf-8", "ignore").rstrip(". ")
+    device = name.partition(".")[0].rstrip().upper()
+    reserved = device in ("CON", "PRN", "AUX", "NUL") or (device[:3] in ("COM", "LPT") and device[3:].isdigit())
+    return "_" + name if reserved else name
 
 
 def encode_id(text: str, what: str) -> str:
@@ -488,33 +515,54 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def parse_url(text: str) -> Url:
-    """An absolute http(s) URL without userinfo; ValueError, which never repeats the text, otherwise."""
+    """An absolute http(s) URL without userinfo; ValueError, which never repeats the text, otherwise.
+
+    A host is what is looked up and compared, so only one reading of it is allowed: no userinfo, no
+    backslash, nothing behind a bracket, names in ASCII or as IDNA 2003 makes them.
+    """
+    import re
     from urllib.parse import quote, urlsplit
 
     if not text.isprintable() or " " in text:
         raise ValueError("has spaces or control characters")
     try:
         parts = urlsplit(text)
-        port = parts.port
     except ValueError:
         raise ValueError("is not a valid URL") from None
     scheme = parts.scheme.lower()
-    if scheme not in DEFAULT_PORTS or not parts.hostname:
+    if scheme not in DEFAULT_PORTS or not parts.netloc:
         raise ValueError("is not an http:// or https:// URL")
     if "@" in parts.netloc:
         raise ValueError("holds a user name or password, which does not belong into a URL")
-    if port == 0:
-        raise ValueError("has port 0")
-    host = parts.hostname.lower()
-    try:
-        host = host if host.isascii() else host.encode("idna").decode("ascii")
-    except UnicodeError:
-        raise ValueError("has a host name that cannot be encoded") from None
-    if not host or not all(char.isalnum() or char in "-._:" for char in host):
-        raise ValueError("has a host name that cannot exist")
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:]+))(?::([0-9]{0,5}))?", parts.netloc)
+    if match is None:
+        raise ValueError("has a host name or port that cannot exist")
+    port = int(match.group(3) or DEFAULT_PORTS[scheme])
+    if not 0 < port < 65536:
+        raise ValueError("has a port that cannot exist")
     safe = "/:@!$&'()*+,;=-._~%"
     target = quote(parts.path or "/", safe=safe) + ("?" + quote(parts.query, safe=safe + "?[]") if parts.query else "")
-    return Url(scheme, host, port or DEFAULT_PORTS[scheme], target)
+    return Url(scheme, parse_host(match.group(1) or "", match.group(2) or ""), port, target)
+
+
+def parse_host(address: str, name: str) -> str:
+    """An IPv6 address in its one shortest form, or a host name in lower-case ASCII; ValueError."""
+    import re
+
+    if address:
+        import ipaddress
+
+        try:
+            return str(ipaddress.IPv6Address(address))
+        except ValueError:
+            raise ValueError("has an IPv6 address that cannot exist") from None
+    try:
+        host = name.lower() if name.isascii() else name.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        raise ValueError("has a host name that cannot be encoded") from None
+    if len(host) > 253 or not re.fullmatch(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", host):
+        raise ValueError("has a host name that cannot exist")
+    return host
 
 
 def resolve_url(base: Url, reference: str) -> Url:
@@ -529,7 +577,9 @@ def resolve_url(base: Url, reference: str) -> Url:
 def is_loopback(host: str) -> bool:
     """True for localhost, 127.0.0.0/8 and ::1, written out."""
     parts = host.split(".")
-    quad = len(parts) == 4 and all(part.isascii() and part.isdecimal() and len(part) < 4 for part in parts)
+    quad = len(parts) == 4 and all(
+        part.isdecimal() and part == str(int(part[:4])) and int(part) < 256 for part in parts
+    )
     return host in ("localhost", "::1") or (quad and parts[0] == "127")
 
 
@@ -1693,6 +1743,15 @@ class Config:
         self.warnings = warnings
         self.fault: ConfigError | None = None  # why the surroundings give no configuration; only doctor goes on then
 
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be printed, whoever says it; what is too short to be told from plain words is left out."""
+        from urllib.parse import unquote
+
+        userinfos = [url.rpartition("://")[2].rpartition("@")[0] for url in self.proxies.values()]
+        passwords = [userinfo.partition(":")[2] for userinfo in userinfos]
+        found = {self.token, *userinfos, *passwords, *(unquote(password) for password in passwords)}
+        return tuple(sorted((text for text in found if len(text) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
+
     def source(self, name: str) -> str:
         """Where a setting came from, such as `--server` or `STELLA_SERVER`."""
         return self.sources.get(name, name)
@@ -1773,9 +1832,16 @@ def read_toml(path: str) -> Document:
         raise ConfigError("profile file %s: %s" % (printable(path), printable(str(error)))) from None
 
 
-def readable_by_others(path: str) -> bool:
-    """True when group or others may read the file (not asked on Windows, where modes mean nothing)."""
-    return os.name == "posix" and bool(os.stat(path).st_mode & 0o044)
+def warn_readable(path: str, what: str, warnings: list[str]) -> None:
+    """A warning when group or others may read a secret file (not asked on Windows, where modes mean nothing)."""
+    import shlex
+
+    try:
+        shared = os.name == "posix" and os.stat(path).st_mode & 0o044
+    except OSError:
+        return  # gone since it was read
+    if shared:
+        warnings.append("others can read %s %s; chmod 600 %s" % (what, path, shlex.quote(path)))
 
 
 def profile_path(name: str) -> str:
@@ -1806,8 +1872,8 @@ def load_profile(name: str, warnings: list[str]) -> Document:
         raise ConfigError(
             "profile file %s is not valid" % printable(path), wrong, "known keys: " + ", ".join(sorted(known))
         )
-    if "token" in table and readable_by_others(path):
-        warnings.append("%s holds a token and others can read it; chmod 600 %s" % (path, path))
+    if "token" in table:
+        warn_readable(path, "the profile file with a token", warnings)
     return table
 
 
@@ -1867,6 +1933,11 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
         sources["token"] = sources["token_file"]
         values["token"] = read_token_file(values["token_file"], warnings)
     values["token"] = check_token(values["token"], sources.get("token", ""))
+    if (
+        not (values["tenant"].isascii() and values["tenant"].isprintable())
+        or values["tenant"].strip() != values["tenant"]
+    ):
+        raise ConfigError("the tenant from %s has characters that no tenant id has" % sources["tenant"])
     return Config(values, sources, warnings)
 
 
@@ -1887,8 +1958,9 @@ def read_token_file(path: str, warnings: list[str]) -> str:
     if os.path.basename(path) == "-":
         raise ConfigError("token_file cannot be `-`: standard input is not read for secrets")
     data = read_small(path, "token file", MAX_CONFIG_BYTES)
-    if readable_by_others(path):
-        warnings.append("others can read the token file %s; chmod 600 %s" % (path, path))
+    if not data.strip():
+        raise ConfigError("the token file %s is empty" % printable(path))
+    warn_readable(path, "the token file", warnings)
     return data.decode("utf-8", "replace")
 
 
@@ -2100,6 +2172,7 @@ class Console:
         self.bars = self.err_is_terminal and not self.dumb
         self.bar = ""  # the status line that stands on the terminal now
         self.bar_columns = 0  # the terminal's width when it was drawn
+        self.secrets = config.secrets() if config else ()
 
     @staticmethod
     def _is_terminal(stream: Any) -> bool:
@@ -2152,8 +2225,8 @@ class Console:
 
     def document(self, text: str) -> None:
         """JSON or YAML on standard output: always UTF-8, lone surrogates as the escapes they came as."""
-        if self.out_is_terminal and not text.isprintable():
-            text = "".join(char if char.isprintable() or char == "\n" else json_escape(char) for char in text)
+        if self.out_is_terminal:
+            text = "".join(char if is_visible(char) or char == "\n" else json_escape(char) for char in text)
         self.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
 
     def err(self, text: str) -> None:
@@ -2165,6 +2238,8 @@ class Console:
 
     def _raw_err(self, text: str) -> None:
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        for secret in self.secrets:  # a server may send them back in its message
+            text = text.replace(secret, "[secret]")
         try:
             sys.stderr.buffer.write(text.encode(encoding, "backslashreplace"))
             sys.stderr.buffer.flush()
@@ -2207,7 +2282,7 @@ class Console:
         if len(error.details) > MAX_ERROR_DETAILS:
             self.err("  ... and %d more" % (len(error.details) - MAX_ERROR_DETAILS))
         if error.hint:
-            self.err("  " + error.hint)
+            self.err("  " + printable(error.hint))
 
 
 def json_escape(char: str) -> str:
@@ -2842,8 +2917,9 @@ class ArchiveSource:
 #
 # The only sockets. http.client and not urllib: urllib sends Authorization on to other hosts at a
 # redirect, buffers nothing we could count, hides the connection whose silence we must notice, and costs
-# 27 ms of imports. One attempt is `exchange`, all attempts are `fetch`. Every header that identifies the
-# user is made in `credentials`, which asks one question: is this the gateway's own origin?
+# 27 ms of imports. One attempt is `exchange`, all attempts are `fetch`. What identifies the user or the
+# work (token, tenant, DPoP proof, client certificate, trace id) is given out after one question:
+# `is_trusted`, the gateway's own origin, in a request that is not anonymous and never was elsewhere.
 # ==================================================================================================
 
 
@@ -2884,7 +2960,11 @@ class TransportError(NetworkError):
 
 
 class Request:
-    """What to ask: `headers` values may be bytes; `timeout` in seconds for each read, None for the setting."""
+    """What to ask: `headers` values may be bytes; `timeout` in seconds for each read, None for the setting.
+
+    anonymous: gets no credentials, not even on the gateway's origin: object store, registry, and what
+    they redirect to.
+    """
 
     def __init__(
         self,
@@ -2893,23 +2973,32 @@ class Request:
         headers: Mapping[str, str | bytes] | None = None,
         body: bytes | None = None,
         timeout: float | None = None,
+        anonymous: bool = False,
     ) -> None:
         self.method = method
         self.url = url
         self.headers = dict(headers or {})
         self.body = body
         self.timeout = timeout
+        self.anonymous = anonymous
 
 
 class Response:
-    """The head of an answer, and its body as a stream; `headers` has lower-case names."""
+    """The head of an answer, and its body as a stream; `headers` has lower-case names.
+
+    hint: what a user can do about this answer where it is an error, or "".
+    """
 
     def __init__(self, raw: Any, url: Url, connection_socket: Any, release: Callable[[bool], None]) -> None:
         self.raw = raw
         self.url = url
         self.status: int = raw.status
+        self.hint = ""
         self.headers: dict[str, str] = {}
-        for name, value in raw.headers.items():
+        for name, folded in raw.headers.items():
+            value = (
+                folded.replace("\r", "").replace("\n", "").strip(" \t")
+            )  # a folded value must not fold a header of ours, see If-Range
             known = self.headers.get(name.lower())
             self.headers[name.lower()] = value if known is None else known + ", " + value
         self._release = release
@@ -2976,39 +3065,176 @@ def _released(_: bool) -> None:
     """What a response that was closed already does."""
 
 
-def transport_error(error: Exception, url: Url) -> StellaError:
-    """What went wrong below HTTP, as a sentence. TLS trust is configuration, all else the network."""
+def transport_error(error: Exception, url: Url, what: str = "") -> StellaError:
+    """What went wrong below HTTP, as a sentence about `what` (None: the host of `url`)."""
     import http.client
     import socket
-    import ssl
 
-    where = "%s (port %d)" % (printable(url.host), url.port)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "if this is your organisation's own CA, name its file with --ca-file or SSL_CERT_FILE"
-        if (
-            "strict" in error.verify_message.lower()
-            or "key usage" in error.verify_message.lower()
-            or error.verify_code in (79, 85, 86, 89, 90, 92, 94)
-        ):
-            hint = "Python 3.13 checks CAs more strictly; tls_strict = false in the profile file turns only that off"
-        return ConfigError("cannot trust the TLS certificate of %s: %s" % (where, error.verify_message), hint=hint)
+    where = what or "%s (port %d)" % (printable(url.host), url.port)
     if isinstance(error, socket.timeout):  # an alias of TimeoutError only from 3.10 on
         silence = TransportError("%s did not answer in time" % where)
         silence.timed_out = True
         return silence
     if isinstance(error, socket.gaierror):
-        return TransportError("cannot find the host %s: %s" % (printable(url.host), error.strerror))
+        return TransportError("cannot find the host of %s: %s" % (where, error.strerror))
     if isinstance(error, http.client.RemoteDisconnected):
         return TransportError("%s closed the connection without an answer" % where)
     if isinstance(error, http.client.IncompleteRead):
         return TransportError("the answer of %s broke off" % where)
     if isinstance(error, http.client.HTTPException):
-        return TransportError(
-            "%s does not speak HTTP as it should: %s" % (where, printable(str(error))[:120] or type(error).__name__)
-        )
+        reason = printable(str(error))[:120] or type(error).__name__
+        return TransportError("%s does not speak HTTP as it should: %s" % (where, reason))
     if isinstance(error, OSError):
-        return TransportError("cannot reach %s: %s" % (where, printable(error.strerror or str(error))[:120]))
+        reason = getattr(error, "reason", None) or error.strerror or str(error)  # the first: ssl.SSLError
+        return TransportError("cannot reach %s: %s" % (where, printable(str(reason))[:120]))
     raise error
+
+
+# What a TLS peer or OpenSSL says of a broken line; anything else is the same at the next attempt.
+PASSING_TLS_REASONS = ("UNEXPECTED_EOF_WHILE_READING", "BAD_RECORD_MAC", "INTERNAL_ERROR", "USER_CANCELLED")
+TLS_REASON_HINTS = (
+    ("CERTIFICATE_REQUIRED", "it asks for a client certificate: set client_cert and client_key in the profile file"),
+    ("ALERT", "it refused this side; if it wants a client certificate, check client_cert in the profile file"),
+    ("WRONG_VERSION_NUMBER", "it does not speak TLS on this port; check scheme and port of the URL"),
+    ("RECORD_LAYER_FAILURE", "it does not speak TLS on this port; check scheme and port of the URL"),
+    ("PROTOCOL", "it speaks no TLS 1.2 or newer"),
+)
+
+
+def tls_error(error: Exception, url: Url, config: Config) -> StellaError:
+    """A failed connection or handshake: TLS trust is configuration and never tried again, all else the network."""
+    import ssl
+
+    reason = str(getattr(error, "reason", None) or "")
+    passing = isinstance(error, ssl.SSLEOFError) or any(word in reason for word in PASSING_TLS_REASONS)
+    if not isinstance(error, ssl.SSLError) or not reason or passing:
+        return transport_error(error, url)
+    where = "%s (port %d)" % (printable(url.host), url.port)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        cause, hint = certificate_fault(error, getattr(error, "chain", []), config)
+        return ConfigError("cannot trust the TLS certificate of %s: %s" % (where, cause), hint=hint)
+    hint = next((hint for word, hint in TLS_REASON_HINTS if word in reason), "")
+    text = printable(reason).lower().replace("_", " ")[:120]
+    return ConfigError("cannot speak TLS with %s: %s" % (where, text), hint=hint)
+
+
+def certificate_fault(error: Any, chain: Sequence[Document], config: Config) -> tuple[str, str]:
+    """(cause, hint) of a failed verification; chain: what the server showed, or [] where Python does not tell.
+
+    The numbers are OpenSSL's (x509_vfy.h, X509_V_ERR_...).
+    """
+    leaf, last = (chain[0], chain[-1]) if chain else ({}, {})
+    subject, issuer = name_text(leaf.get("subject")), name_text(last.get("issuer"))
+    code = error.verify_code
+    trusted = (
+        "%s (%s)" % (printable(config.ca_file), config.source("ca_file")) if config.ca_file else "the system's CAs"
+    )
+    unknown = "if this is your organisation's own CA, name its file with --ca-file or SSL_CERT_FILE"
+    if code in (9, 10):
+        state, since = ("is not valid yet", "notBefore") if code == 9 else ("has expired", "notAfter")
+        when = " (its own %s: %s)" % (since, printable(as_text(leaf.get(since)))) if leaf else ""
+        return "it or its CA %s%s" % (state, when), "check this host's clock, then ask for a new certificate there"
+    if code in (62, 64):
+        names = ", ".join(str(pair[-1]) for pair in leaf.get("subjectAltName", ()))
+        fault = "it is for %s" % quoted(names, 200) if names else error.verify_message
+        return "wrong host: " + printable(fault), "use the name that the certificate has in --server"
+    if code == 18:
+        return "it is self-signed%s" % (" (subject %s)" % subject if subject else ""), unknown
+    if code in (2, 19, 20, 21):
+        named = " %s" % issuer if issuer else ""
+        return "its CA%s is unknown to %s: %s" % (named, trusted, printable(error.verify_message)), unknown
+    if 80 <= code <= 94 and config.tls_strict and sys.version_info >= (3, 13):
+        hint = "Python 3.13 checks CAs more strictly; tls_strict = false in the profile file turns only that off"
+        return "%s%s" % (printable(error.verify_message), " (CA %s)" % issuer if issuer else ""), hint
+    return printable(error.verify_message), unknown
+
+
+def name_text(name: Json) -> str:
+    """A subject or issuer from Python's nested tuples as `"CN=..., O=..."`, or ""."""
+    short = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
+    pairs = [pair for part in name or () for pair in part]
+    return quoted(", ".join("%s=%s" % (short.get(key, key), value) for key, value in pairs), 200) if pairs else ""
+
+
+def new_tls_context(config: Config, trusted: bool) -> Any:
+    """TLS settings: host name and chain are always checked; the client certificate is for the gateway alone.
+
+    Not ssl.create_default_context, which would also write session keys to the file in SSLKEYLOGFILE.
+    """
+    import ssl
+
+    class Socket(ssl.SSLSocket):
+        """Takes the certificates the server showed out of a failed handshake, for the message."""
+
+        def do_handshake(self, block: bool = False) -> None:
+            try:
+                super().do_handshake(block)
+            except ssl.SSLCertVerificationError as error:
+                show = getattr(getattr(self, "_sslobj", None), "get_unverified_chain", None)  # from Python 3.10 on
+                error.chain = [cert.get_info() for cert in (show() if show else None) or []]  # type: ignore[attr-defined]
+                raise
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # this protocol checks name and chain by itself
+    context.sslsocket_class = Socket
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.verify_flags |= (
+        0x80000  # X509_V_FLAG_PARTIAL_CHAIN, as curl and Python 3.13: what is in the file is trusted
+    )
+    if config.tls_strict and sys.version_info >= (3, 13):
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+    load_trust(context, config)
+    if config.client_key and not config.client_cert:
+        raise ConfigError("client_key is set and client_cert is not")
+    if trusted and config.client_cert:
+        try:  # the empty password: OpenSSL must not ask the terminal for one
+            context.load_cert_chain(config.client_cert, config.client_key or None, password="")
+        except (OSError, ValueError) as error:
+            reason = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
+            hint = "client_cert is PEM with the whole chain; client_key is its key, PEM without a passphrase"
+            raise ConfigError(
+                "cannot use the client certificate %s: %s" % (printable(config.client_cert), printable(reason)),
+                hint=hint,
+            ) from None
+        context.post_handshake_auth = True
+    return context
+
+
+# Where systems keep their CAs (Debian, Fedora, SUSE, Alpine and macOS, FreeBSD), for a Python that was
+# built elsewhere and looks in none of these.
+CA_PATHS = (
+    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
+    "/usr/local/share/certs/ca-root-nss.crt",
+)  # fmt: skip
+
+
+def load_trust(context: Any, config: Config) -> None:
+    """Loads the CA file (or folder of hashed files) that is set, else the system's CAs."""
+    import ssl
+
+    if config.ca_file:
+        folder = os.path.isdir(config.ca_file)
+        try:
+            context.load_verify_locations(None if folder else config.ca_file, config.ca_file if folder else None)
+        except (OSError, ValueError) as error:
+            reason = str(getattr(error, "strerror", None) or getattr(error, "reason", None) or error)
+            if isinstance(error, ssl.SSLError):
+                reason = "it is no PEM file with certificates (%s)" % (error.reason or "unreadable").lower()
+            raise ConfigError(
+                "cannot use the CA file %s (%s): %s" % (printable(config.ca_file), config.source("ca_file"), reason)
+            ) from None
+        return
+    context.load_default_certs()
+    paths = ssl.get_default_verify_paths()
+    if sys.platform != "win32" and not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
+        for path in CA_PATHS:
+            if os.path.isfile(path):
+                context.load_verify_locations(path)
+                return
+
+
+HEADERS_FOR_OTHERS = ("Accept", "Cache-Control", "Range", "If-Range")
 
 
 class Http:
@@ -3034,8 +3260,8 @@ class Http:
             hint = "use https://, or --allow-http if the network in between is yours"
             raise ConfigError("the token would go unencrypted to http://%s" % self.server.authority, hint=hint)
         self.trace_id = self._trace_id(config.traceparent)
-        self._idle: dict[Origin, list[Any]] = {}
-        self._contexts: dict[bool, Any] = {}
+        self._idle: dict[tuple[Origin, bool], list[Any]] = {}
+        self._contexts: dict[bool, Any] = {}  # by whether they are for the gateway
         self._dpop: DpopSigner | None = None
 
     @staticmethod
@@ -3059,18 +3285,33 @@ class Http:
         """The token rule: exactly the gateway's own scheme, host and port."""
         return url.origin == self.server.origin
 
-    def credentials(self, method: str, url: Url) -> dict[str, str]:
-        """The headers that say who asks; for any origin but the gateway's, none."""
-        if not self.is_gateway(url):
-            return {}
+    def is_trusted(self, request: Request) -> bool:
+        """True when this request may say who asks."""
+        return not request.anonymous and self.is_gateway(request.url)
+
+    def headers(self, request: Request) -> dict[str, str | bytes]:
+        """The headers of one attempt: who asks goes to the gateway alone, with a proof of its own each time."""
+        system = (VERSION, sys.version_info[0], sys.version_info[1], sys.platform)
+        headers: dict[str, str | bytes] = {
+            "Host": request.url.authority,
+            "User-Agent": "stella/%s (Python %d.%d; %s)" % system,
+            "Accept-Encoding": "identity",
+            **request.headers,
+        }
+        if not self.is_trusted(request):
+            return headers
         self.require_token()
-        headers = {"X-Stella-Tenant": self.config.tenant} if self.config.tenant else {}
+        headers["traceparent"] = "00-%s-%s-01" % (self.trace_id, os.urandom(8).hex())
+        if self.config.tenant:
+            headers["X-Stella-Tenant"] = self.config.tenant
         if not self.config.dpop_key:
-            return dict(headers, Authorization="Bearer " + self.config.token)
+            headers["Authorization"] = "Bearer " + self.config.token
+            return headers
         if self._dpop is None:
             self._dpop = DpopSigner(self.config)
-        proof = self._dpop.proof(method, url, self.clock.now())
-        return dict(headers, Authorization="DPoP " + self.config.token, DPoP=proof)
+        headers["Authorization"] = "DPoP " + self.config.token
+        headers["DPoP"] = self._dpop.proof(request.method, request.url, self.clock.now())
+        return headers
 
     def timeout(self, wanted: float | None) -> float:
         """The timeout of one read, cut to what the deadline leaves."""
@@ -3094,86 +3335,71 @@ class Http:
         ceiling = min(self.config.retry_delay * 2.0 ** min(attempt - 1, 20), MAX_BACKOFF_SECONDS)
         return max(ceiling * self.clock.random(), min(at_least, MAX_RETRY_AFTER_SECONDS))
 
-    def _context(self, gateway: bool) -> Any:
-        """TLS settings; the client certificate is for the gateway alone."""
-        import ssl
-
-        if gateway in self._contexts:
-            return self._contexts[gateway]
-        config = self.config
-        try:
-            context = ssl.create_default_context(cafile=config.ca_file or None)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(
-                "cannot use the CA file %s (%s): %s" % (printable(config.ca_file), config.source("ca_file"), reason)
-            ) from None
-        if not config.tls_strict:
-            context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-        if gateway and config.client_cert:
-            try:
-                context.load_cert_chain(config.client_cert, config.client_key or None)
-            except (OSError, ValueError) as error:
-                raise ConfigError(
-                    "cannot use the client certificate %s: %s" % (printable(config.client_cert), error)
-                ) from None
-        self._contexts[gateway] = context
-        return context
-
-    def _connect(self, url: Url, timeout: float) -> Any:
-        """A new connection object, through the proxy that the environment names, if any."""
+    def _connect(self, request: Request, timeout: float) -> Any:
+        """A new connection, through the proxy that the environment names, if any. The socket is opened here and
+        not by http.client, whose CONNECT reads without bounds and hides the proxy's status.
+        """
         import http.client
+        import socket
 
+        url = request.url
         proxy = choose_proxy(url, self.config)
         host, port = (proxy.host, proxy.port) if proxy else (url.host, url.port)
-        if url.scheme == "http":
-            connection = http.client.HTTPConnection(host, port, timeout=timeout)
-        else:
-            connection = http.client.HTTPSConnection(
-                host, port, timeout=timeout, context=self._context(self.is_gateway(url))
-            )
-            if proxy:
-                connection.set_tunnel(url.host, url.port, proxy_authorization(self.config, "https"))
+        what = "the proxy %s:%d (%s)" % (host, port, self.config.source(url.scheme + "_proxy")) if proxy else ""
+        try:
+            sock = socket.create_connection((host, port), timeout)
+        except OSError as error:
+            raise transport_error(error, url, what) from None
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if url.scheme == "https":
+                if proxy:
+                    open_tunnel(sock, url, proxy_authorization(self.config, "https"), what)
+                trusted = self.is_trusted(request)
+                if trusted not in self._contexts:
+                    self._contexts[trusted] = new_tls_context(self.config, trusted)
+                sock = self._contexts[trusted].wrap_socket(sock, server_hostname=url.host)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError):
+                raise tls_error(error, url, self.config) from None
+            raise
+        connection = http.client.HTTPConnection(url.host, url.port)
+        connection.sock = sock
+        connection.auto_open = 0
         connection.response_class = final_response_class()
         return connection
 
-    def _take(self, url: Url, timeout: float) -> tuple[Any, bool]:
+    def _take(self, request: Request, timeout: float) -> tuple[Any, bool]:
         """(connection, True when it was used before)."""
-        idle = self._idle.get(url.origin)
+        idle = self._idle.get((request.url.origin, self.is_trusted(request)))
         if not idle:
-            return self._connect(url, timeout), False
+            return self._connect(request, timeout), False
         connection = idle.pop()
         connection.sock.settimeout(timeout)
         return connection, True
 
     def send(self, request: Request) -> Response:
-        """One request, one answer, no redirect; a connection kept from before may be replaced once."""
+        """One request, one answer, no redirect; a kept connection that has died meanwhile is replaced."""
         timeout = self.timeout(request.timeout)
-        headers: dict[str, str | bytes] = {
-            "Host": request.url.authority,
-            "User-Agent": "stella/%s (Python %d.%d; %s)"
-            % (VERSION, sys.version_info[0], sys.version_info[1], sys.platform),
-            "Accept-Encoding": "identity",
-            "traceparent": "00-%s-%s-01" % (self.trace_id, os.urandom(8).hex()),
-        }
-        headers.update(request.headers)
         while True:
-            headers.update(self.credentials(request.method, request.url))
-            connection, used = self._take(request.url, timeout)
+            headers = self.headers(request)
+            connection, used = self._take(request, timeout)
             try:
                 raw, used_socket = self._roundtrip(connection, request, headers)
-            except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
+            except Exception as error:  # noqa: BLE001 - tls_error raises what it does not know
                 connection.close()
                 if used and isinstance(error, ConnectionError):  # closed while idle (RFC 9112 9.3.1); no timeout
                     continue
-                raise transport_error(error, request.url) from None
+                raise tls_error(error, request.url, self.config) from None
             except BaseException:
                 connection.close()
                 raise
 
             def release(reuse: bool, connection: Any = connection, raw: Any = raw) -> None:
                 if reuse:
-                    self._idle.setdefault(request.url.origin, []).append(connection)
+                    key = (request.url.origin, self.is_trusted(request))
+                    self._idle.setdefault(key, []).append(connection)
                 else:
                     raw.close()
                     connection.close()
@@ -3198,7 +3424,7 @@ class Http:
     def exchange(self, request: Request, attempt: int = 1) -> Response:
         """One attempt, redirects followed (contract 2), with its line of --trace."""
         hops = 0
-        answered_nonce = False
+        challenged = False
         while True:
             started = self.clock.monotonic()
             try:
@@ -3207,17 +3433,49 @@ class Http:
                 self._trace(request, error.message, started, attempt, {})
                 raise
             self._trace(request, str(response.status), started, attempt, response.headers)
-            if self._dpop is not None and self.is_gateway(request.url):
-                fresh = self._dpop.take_nonce(response.headers.get("dpop-nonce", ""))
-                if response.status == 401 and fresh and not answered_nonce:
-                    answered_nonce = True
+            try:
+                if self._is_challenge(request, response, challenged):
+                    challenged = True
                     response.close()
                     continue
-            if response.status not in (301, 302, 303, 307, 308):
-                return response
-            hops += 1
+                self._advise(request, response, hops)
+                if response.status not in (301, 302, 303, 307, 308):
+                    return response
+                hops += 1
+                request = self._redirected(request, response, hops)
+            except StellaError:
+                response.close()
+                raise
             response.close()
-            request = self._redirected(request, response, hops)
+
+    def _is_challenge(self, request: Request, response: Response, challenged: bool) -> bool:
+        """True when the gateway asks for its nonce in the DPoP proof and one attempt with it is due (RFC 9449 9)."""
+        if self._dpop is None or not self.is_trusted(request):
+            return False
+        nonce = response.headers.get("dpop-nonce", "")
+        fresh = self._dpop.take_nonce(nonce)
+        if response.status != 401:
+            return False
+        asked = "use_dpop_nonce" in response.headers.get("www-authenticate", "")
+        if fresh and not challenged:
+            return True
+        if asked:
+            fault = "again, after a proof with it" if nonce else "and gives none"
+            hint = "the fault is the gateway's; it is not asked again"
+            raise ConfigError("the gateway asks for a DPoP nonce %s" % fault, hint=hint)
+        return False
+
+    def _advise(self, request: Request, response: Response, hops: int) -> None:
+        """Sets the answer's hint where this side knows more than the answer says."""
+        if response.status == 407 and request.url.scheme == "http" and choose_proxy(request.url, self.config):
+            variable = self.config.source(request.url.scheme + "_proxy")
+            raise ConfigError("the proxy wants a user name and password, or others (status 407); see %s" % variable)
+        if response.status == 401 and self._dpop is not None and self.is_trusted(request):
+            response.hint = skew_hint(response.headers.get("date", ""), self.clock.now())
+        elif response.status in (401, 403) and hops and not self.is_trusted(request):
+            response.hint = "the gateway redirects to %s, and credentials stay with the gateway; check --server" % (
+                "%s://%s" % (request.url.scheme, request.url.authority)
+            )
 
     def _redirected(self, request: Request, response: Response, hops: int) -> Request:
         """The request that follows a redirect, or ProtocolError where none may be followed."""
@@ -3236,16 +3494,18 @@ class Http:
             raise ProtocolError(
                 "%s, which is not followed for a request that changes something" % where, hint="check --server"
             )
-        headers = dict(request.headers)
-        if target.origin != request.url.origin:
-            headers.pop("Authorization", None)  # a registry's own token stays with that registry
-        return Request(request.method, target, headers, request.body, request.timeout)
+        if target.origin == request.url.origin:
+            return Request(request.method, target, request.headers, request.body, request.timeout, request.anonymous)
+        # A registry's token stays with that registry, a Last-Event-ID with the gateway; and whoever was sent
+        # elsewhere comes back to the gateway as a stranger.
+        headers = {name: value for name, value in request.headers.items() if name in HEADERS_FOR_OTHERS}
+        return Request(request.method, target, headers, None, request.timeout, anonymous=True)
 
     def _trace(self, request: Request, outcome: str, started: float, attempt: int, headers: Mapping[str, str]) -> None:
         if not self.config.trace:
             return
         milliseconds = (self.clock.monotonic() - started) * 1000
-        server_trace = headers.get("x-stella-trace-id") or headers.get("traceparent", "")[3:35] or "-"
+        server_trace = (headers.get("x-stella-trace-id") or headers.get("traceparent", "")[3:35] or "-")[:100]
         origin = "" if self.is_gateway(request.url) else "%s://%s" % (request.url.scheme, request.url.authority)
         line = "trace: %s %s%s -> %s in %.1f ms attempt=%d trace=%s server-trace=%s" % (
             request.method, origin, request.url.path, outcome, milliseconds, attempt, self.trace_id, server_trace,
@@ -3299,17 +3559,38 @@ class Http:
 
 
 def final_response_class() -> Any:
-    """http.client's response, but skipping every 1xx answer; it skips only 100 and takes 103 for the end."""
+    """http.client's response with bounds. It skips any number of 100 and takes 103 for the end; it reads any
+    number of trailers, and a chunk of negative size to the end of the connection.
+    """
     import http.client
 
     class FinalResponse(http.client.HTTPResponse):
         def _read_status(self) -> tuple[str, int, str]:
             for _ in range(MAX_INTERIM_ANSWERS):
                 version, status, reason = super()._read_status()  # type: ignore[misc]
-                if not 101 < status < 200:
+                if status == 101:
+                    raise http.client.HTTPException("it changes the protocol (status 101)")
+                if status >= 200:
                     return version, status, reason
                 http.client.parse_headers(self.fp)
             raise http.client.HTTPException("too many interim answers")
+
+        def begin(self) -> None:
+            super().begin()
+            if sum(len(name) + len(value) for name, value in self.headers.items()) > MAX_HEADER_BYTES:
+                raise http.client.HTTPException("its headers have more than %d bytes" % MAX_HEADER_BYTES)
+
+        def _read_next_chunk_size(self) -> int:
+            size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+            if size < 0:
+                raise http.client.HTTPException("a chunk has a negative size")
+            return size
+
+        def _read_and_discard_trailer(self) -> None:
+            for _ in range(MAX_HEADERS):
+                if self.fp.readline(MAX_HEADER_BYTES) in (b"\r\n", b"\n", b""):
+                    return
+            raise http.client.HTTPException("too many trailers")
 
     return FinalResponse
 
@@ -3351,7 +3632,9 @@ def read_failure(response: Response) -> tuple[StellaError, bool]:
     except StellaError:
         body = b""
     response.close()
-    return decide_failure(response.status, response.headers, body, response.url)
+    failure, again = decide_failure(response.status, response.headers, body, response.url)
+    failure.hint = response.hint or failure.hint
+    return failure, again
 
 
 def decide_failure(status: int, headers: Mapping[str, str], body: bytes, url: Url) -> tuple[StellaError, bool]:
@@ -3361,16 +3644,17 @@ def decide_failure(status: int, headers: Mapping[str, str], body: bytes, url: Ur
     except ValidationError:
         document = {}
     code, message, trace_id = (document.get(key) for key in ("code", "message", "traceId"))
-    code = code if isinstance(code, str) else ""
+    code = code[: MAX_ERROR_TEXT // 10] if isinstance(code, str) else ""
+    trace_id = trace_id[: MAX_ERROR_TEXT // 10] if isinstance(trace_id, str) else ""
     kind = CODE_ERRORS.get(code) or STATUS_ERRORS.get(status, ProtocolError)
     if status == 500 and code and code not in CODE_ERRORS:
         kind = ProtocolError
     text = (
-        message
+        message[:MAX_ERROR_TEXT]
         if isinstance(message, str) and message
         else "the server answered %s with status %d" % (url.path, status)
     )
-    details = [detail_text(detail) for detail in as_list(document.get("details"))]
+    details = [detail_text(detail)[:MAX_ERROR_TEXT] for detail in as_list(document.get("details"))]
     if kind is QuotaError and quota_text(headers):
         details.append("quota:" + quota_text(headers).replace(" quota-", " "))
     hint = STATUS_HINTS.get(status, "") if kind is STATUS_ERRORS.get(status) else ""
@@ -3378,7 +3662,7 @@ def decide_failure(status: int, headers: Mapping[str, str], body: bytes, url: Ur
     if kind is MissingError and status == 404 and not ours:
         hint = "is %s the gateway's root? see --server" % url.authority
     again = not ours and (status in (408, 429, 502, 503, 504) or (status == 500 and not code))
-    return kind(text, details, hint, code, trace_id if isinstance(trace_id, str) else ""), again
+    return kind(text, details, hint, code, trace_id), again
 
 
 def as_list(value: Json) -> list[Json]:
@@ -3414,19 +3698,28 @@ def give_up(failure: StellaError, attempts: int) -> StellaError:
 
 
 def choose_proxy(url: Url, config: Config) -> Url | None:
-    """The proxy for a URL, as curl chooses it; never one for a loopback host, which has no way to it."""
+    """The proxy for a URL, as curl chooses it, with three differences of ours (tests/data/proxy_curl.json).
+
+    A loopback host is never asked for through a proxy: it would be the proxy's loopback, and the token
+    would leave this machine in the clear. HTTP_PROXY counts in upper case too. NO_PROXY takes ports.
+    """
     wanted = config.proxies.get(url.scheme, "")
     if not wanted or is_loopback(url.host) or bypasses_proxy(url, config.no_proxy):
         return None
-    text = wanted if "://" in wanted else "http://" + wanted
-    scheme, _, rest = text.partition("://")
+    variable = config.source(url.scheme + "_proxy")
+    scheme, _, rest = wanted.rpartition("://")
+    place = rest.rpartition("@")[2].partition("/")[0]
+    if scheme.lower() not in ("", "http"):
+        raise ConfigError("%s names a proxy that is not http://" % variable)
     try:
-        proxy = parse_url(scheme + "://" + rest.rpartition("@")[2])
+        return parse_url("http://" + (place if has_port(place) else place + ":1080"))  # curl's default port
     except ValueError as error:
-        raise ConfigError("%s %s" % (config.source(url.scheme + "_proxy"), error)) from None
-    if proxy.scheme != "http":
-        raise ConfigError("%s names a proxy that is not http://" % config.source(url.scheme + "_proxy"))
-    return proxy
+        raise ConfigError("%s %s" % (variable, error)) from None
+
+
+def has_port(place: str) -> bool:
+    """True when `host:port` or `[v6]:port` has its port."""
+    return place.rpartition("]")[2].rpartition(":")[2].isdecimal() and ":" in place.rpartition("]")[2]
 
 
 def proxy_authorization(config: Config, scheme: str) -> dict[str, str]:
@@ -3437,7 +3730,9 @@ def proxy_authorization(config: Config, scheme: str) -> dict[str, str]:
     userinfo = config.proxies[scheme].rpartition("://")[2].rpartition("@")[0]
     if not userinfo:
         return {}
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(unquote(userinfo).encode()).decode()}
+    user, _, password = userinfo.partition(":")
+    pair = "%s:%s" % (unquote(user), unquote(password))
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode()}
 
 
 def bypasses_proxy(url: Url, no_proxy: str) -> bool:
@@ -3451,18 +3746,65 @@ def bypasses_proxy(url: Url, no_proxy: str) -> bool:
     if no_proxy.strip() == "*":
         return True
     for entry in no_proxy.replace(",", " ").lower().split():
+        name, port = entry, ""
+        if has_port(entry) and (entry.count(":") == 1 or entry[0] == "["):
+            name, _, port = entry.rpartition(":")
+        if port and int(port[:6]) != url.port:
+            continue
         if address is not None:
             try:
-                if address in ipaddress.ip_network(entry.strip("[]"), strict=False):
+                if address in ipaddress.ip_network(name.strip("[]"), strict=False):
                     return True
             except ValueError:
                 pass
             continue
-        name, _, port = entry.partition(":")
-        name = name.strip(".")
-        if name and (not port or port == str(url.port)) and ("." + url.host.rstrip(".")).endswith("." + name):
+        name = name[name[:1] == "." :]
+        name = name[:-1] if name[-1:] == "." else name
+        if name and ("." + url.host.rstrip(".")).endswith("." + name):
             return True
     return False
+
+
+def open_tunnel(sock: Any, url: Url, headers: Mapping[str, str], what: str) -> None:
+    """CONNECT through the proxy `what` (RFC 9110 9.3.6); read byte by byte, because TLS follows at once."""
+    import re
+
+    host = "[%s]" % url.host if ":" in url.host else url.host
+    lines = ["CONNECT %s:%d HTTP/1.1" % (host, url.port), "Host: %s:%d" % (host, url.port)]
+    lines += ["%s: %s" % pair for pair in headers.items()]
+    try:
+        sock.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
+        head = b""
+        while not head.endswith((b"\r\n\r\n", b"\n\n")):
+            byte = sock.recv(1)
+            head += byte
+            if not byte or len(head) > MAX_PROXY_HEAD_BYTES:
+                raise TransportError("%s closed the connection or sent no end of its answer to CONNECT" % what)
+    except OSError as error:
+        raise transport_error(error, url, what) from None
+    match = re.match(rb"HTTP/1\.[01] ([0-9]{3})", head)
+    status = int(match.group(1)) if match else 0
+    if status == 407:
+        reason = "refuses the user name and password in that URL" if headers else "wants a user name and password"
+        raise ConfigError("%s %s (status 407)" % (what, reason), hint="it takes them as http://USER:PASSWORD@HOST:PORT")
+    if status in (0, 408, 429) or status >= 500:
+        raise TransportError("%s does not connect to %s (status %d)" % (what, url.authority, status))
+    if not 200 <= status < 300:
+        raise ConfigError("%s does not connect to %s (status %d)" % (what, url.authority, status))
+
+
+def skew_hint(date: str, now: float) -> str:
+    """What to do when this host's clock is not the server's (its Date header), or "" when it is."""
+    import email.utils
+
+    try:
+        skew = now - email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return ""
+    if abs(skew) <= MAX_CLOCK_SKEW_SECONDS:
+        return ""
+    side = "ahead of" if skew > 0 else "behind"
+    return "this host's clock is %.0f s %s the gateway's, so DPoP proofs look wrong there; set it" % (abs(skew), side)
 
 
 def base64url(data: bytes) -> str:
@@ -3481,7 +3823,10 @@ class DpopSigner:
         self.openssl = find_program("openssl", config)
         if not self.openssl:
             raise ConfigError("a DPoP key is configured and openssl, which signs with it, is not on this host")
-        status, der, _ = run_program([self.openssl, "pkey", "-in", config.dpop_key, "-pubout", "-outform", "DER"])
+        read_small(config.dpop_key, "DPoP key", MAX_KEY_BYTES)  # for its error; openssl would take a URI as well
+        # The empty password: openssl must not ask the terminal for one.
+        command = [self.openssl, "pkey", "-in", config.dpop_key, "-passin", "pass:", "-pubout", "-outform", "DER"]
+        status, der, _ = run_program(command)
         try:
             key = split_spki(der) if status == 0 else None
             point = parse_key_bits(*read_der(key[0], 0x06), key[1])[1] if key else None
@@ -3489,17 +3834,20 @@ class DpopSigner:
             point = None
         if point is None:
             raise ConfigError(
-                "the DPoP key %s (%s) is not a P-256 private key in PEM form"
-                % (printable(config.dpop_key), config.source("dpop_key"))
+                "the DPoP key %s (%s) is not a P-256 private key in PEM form, without a passphrase"
+                % (printable(config.dpop_key), config.source("dpop_key")),
+                hint="make one with: openssl ecparam -name prime256v1 -genkey -noout -out dpop.pem",
             )
         x, y = (base64url(number.to_bytes(32, "big")) for number in point)
         self.jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
 
     def take_nonce(self, nonce: str) -> bool:
-        """Remembers the server's nonce; True when it is a new one."""
-        fresh = bool(nonce) and nonce != self.nonce
-        self.nonce = nonce or self.nonce
-        return fresh
+        """Remembers the server's nonce; True when it is a new one. What is no nonce (RFC 9449 8.1) is left alone."""
+        valid = all("!" <= char <= "~" and char not in '"\\' for char in nonce)
+        if not nonce or not valid or nonce == self.nonce:
+            return False
+        self.nonce = nonce
+        return True
 
     def proof(self, method: str, url: Url, now: float) -> str:
         """A fresh proof for one attempt (RFC 9449 4.2)."""
@@ -3517,7 +3865,7 @@ class DpopSigner:
             claims["nonce"] = self.nonce
         header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk}
         signed = "%s.%s" % (base64url(json_text(header, False).encode()), base64url(json_text(claims, False).encode()))
-        command = [self.openssl, "dgst", "-sha256", "-sign", self.config.dpop_key]
+        command = [self.openssl, "dgst", "-sha256", "-sign", self.config.dpop_key, "-passin", "pass:"]
         status, der, _ = run_program(command, feed=signed.encode("ascii"))
         if status != 0:
             raise ConfigError("openssl cannot sign with the DPoP key %s" % printable(self.config.dpop_key))
@@ -4644,7 +4992,8 @@ class Download:
     def _attempt(self, url: Url) -> bool:
         """One request; True when every byte is here. TransportError when it broke off."""
         http = self.app.http
-        request = Request("GET", url, {"Accept": "*/*", **range_headers(self.offset, self.expected.etag)})
+        headers = {"Accept": "*/*", **range_headers(self.offset, self.expected.etag)}
+        request = Request("GET", url, headers, anonymous=self.source != "gateway")
         response = http.exchange(request, self.answers + 1)
         try:
             if response.status not in (200, 206, 416):
@@ -4771,6 +5120,7 @@ def download_bundle(app: App, run: Document, target: str, resume: bool, resume_c
         raise
     finally:
         app.console.clear_bar()
+        work.hash.hexdigest()  # ends its thread
         part.keep()
     return download_report(work, work.offset, sha256, "downloaded", app.clock.monotonic() - started)
 
@@ -4952,7 +5302,7 @@ def fetch_registry_digest(app: App, ref: str) -> str:
             return response.headers.get("docker-content-digest", "") if response.status < 300 else ""
 
         try:
-            digest: str = http.fetch(Request("HEAD", url, headers), consume, take=(401, 404))
+            digest: str = http.fetch(Request("HEAD", url, headers, anonymous=True), consume, take=(401, 404))
             if not challenge:
                 return digest
             headers["Authorization"] = "Bearer " + fetch_registry_token(http, url, challenge, name)
@@ -4983,7 +5333,7 @@ def fetch_registry_token(http: Http, registry: Url, challenge: str, name: str) -
     def consume(response: Response) -> Document:
         return parse_answer(response.read_all(MAX_ERROR_BYTES, "the registry's token"), response)
 
-    document = http.fetch(Request("GET", url, {"Accept": "application/json"}), consume)
+    document = http.fetch(Request("GET", url, {"Accept": "application/json"}, anonymous=True), consume)
     token = as_text(document.get("token")) or as_text(document.get("access_token"))
     if not token.isascii() or not token.isprintable() or not token:
         raise ProtocolError("the registry gave no token for anonymous reading")
@@ -6233,11 +6583,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         import signal
 
         return end_by_signal(signal.SIGPIPE) if hasattr(signal, "SIGPIPE") else EXIT_UNEXPECTED
-    except Exception as error:  # noqa: BLE001 - a fault of stella's own: say where, without a traceback that could hold a secret
+    except Exception as error:  # noqa: BLE001 - a fault of stella's own: where, but neither text nor values of it
+        line = 0
         trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
+        while trace is not None:
+            line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == __file__ else line
             trace = trace.tb_next
-        line = trace.tb_lineno if trace is not None else 0
         console.err("stella: unexpected %s at line %d of stella.py %s" % (type(error).__name__, line, VERSION))
         console.err("  this is a fault of stella's; please report it with the command you typed")
         return EXIT_UNEXPECTED
