@@ -5509,18 +5509,10 @@ def examine_configuration(config: Config, offline: bool) -> list[Finding]:
     return [profile, Finding("token", "warn" if offline else "fail", "none", advice)]
 
 
-class ProbeHttp(Http):
-    """HTTP that can knock at the gateway without a token too."""
-
-    def credentials(self, method: str, url: Url) -> dict[str, str]:
-        """The headers that say who asks, where there is a token."""
-        return super().credentials(method, url) if self.config.token else {}
-
-
 def examine_server(app: App, offline: bool) -> list[Finding]:
     """The way to the gateway, the gateway, and the two clocks."""
     try:
-        http = ProbeHttp(app.config, app.console, app.clock)
+        http = Http(app.config, app.console, app.clock)
         proxy = choose_proxy(http.server, app.config)
     except StellaError as error:
         return [Finding("gateway", "fail", error.message, error.hint or "correct that setting")]
@@ -5532,7 +5524,8 @@ def examine_server(app: App, offline: bool) -> list[Finding]:
         clock = Finding("clock", "skipped", "%s here; not compared (--offline)" % here)
         return [way, Finding("gateway", "skipped", "%s, not asked (--offline)" % app.config.server), clock]
     try:
-        request = Request("GET", Gateway(http).url("runs", query=[("limit", "1")]), timeout=PROBE_SECONDS)
+        url = Gateway(http).url("runs", query=[("limit", "1")])  # knocked at without a token too
+        request = Request("GET", url, timeout=PROBE_SECONDS, anonymous=not app.config.token)
         return [way, *judge_gateway(app, http.exchange(request), here)]
     except StellaError as error:
         advice = error.hint or "check --server, the name's DNS, the proxy and the firewall"
