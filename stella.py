@@ -105,8 +105,9 @@ MAX_SEEN_EVENTS = 65536  # at least so many are remembered, so that a replay sho
 MAX_REDIRECTS = 5
 MAX_INTERIM_ANSWERS = 16  # 1xx answers before the final one
 MAX_PAGES = 100000  # of one list, 200 items each
-MAX_PAX_BYTES = 64 * KIB  # of one extended tar header
+MAX_PAX_BYTES = 16 * KIB  # of one extended tar header; a path has at most 4096
 MAX_TAR_PADDING_BYTES = MIB  # zero blocks after the end-of-archive mark; tar pads to 10 KiB
+TAR_BUFFER_BYTES = 256 * KIB  # fits the second-level cache, so that what was just read is hashed from there
 CHUNK_BYTES = MIB  # 16 KiB buffers cost twice the time
 PAGE_ITEMS = 200
 RECENT_RUNS = 50
@@ -125,6 +126,9 @@ QUIET_SECONDS = 1.0  # `watch --no-follow`: this much silence means that the rep
 MAX_REPLAY_SECONDS = 10.0  # and so does this much time
 MAX_WARNING_CHARACTERS = 1000  # of a run's warning; --json has all of it
 PROGRAM_SECONDS = 120.0  # for one cosign or openssl call
+RSA_BITS = (2048, 8192)  # smaller is broken, larger is refused by one verifier or another
+CLOCK_SKEW_DAYS = 1.0  # a manifest may be this much from the future
+PIPE_BYTES = MIB  # Linux's default of 64 KiB costs a switch of process for each of them
 
 ACTIVE_STATUSES = ("pending", "running")
 FINAL_STATUSES = ("succeeded", "failed", "cancelled", "expired")
@@ -1091,7 +1095,9 @@ def decide_unsatisfied(offset: int, expected: Expected, headers: Mapping[str, st
 #   1 manifest-signature, provenance-signature   4 bundle-digest   7 oci (operations ask the registry)
 #   2 run-id                                     5 bundle          8 age
 #   3 manifest-digest                            6 artifacts
-# Each gives pass, fail or skipped with a reason. Nothing here reads a file or runs a program.
+# and `schema`, which is in the report only where a document is not of a kind that this version knows.
+# Each gives pass, fail or skipped with a reason, and each runs even where another failed; "verified" is
+# said where none failed. Nothing here reads a file or runs a program.
 # ==================================================================================================
 
 P256_P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF  # FIPS 186-4 D.1.2.3
@@ -1104,23 +1110,37 @@ P256_G = (
 OID_EC = bytes.fromhex("2a8648ce3d0201")
 OID_RSA = bytes.fromhex("2a864886f70d010101")
 OID_ED25519 = bytes.fromhex("2b6570")
-# Curve OID to (name, bytes of a coordinate). Go and so cosign know no others, so no verifier here may.
+ED25519_P = 2**255 - 19
+ED25519_L = 2**252 + 27742317777372353535851937790883648493  # RFC 8032 5.1
+# Curve OID to (name, bytes of a coordinate, p, b); a is -3 in all (FIPS 186-4 D.1.2). Go and so cosign
+# know no others, so no verifier here may.
 CURVES = {
-    bytes.fromhex("2a8648ce3d030107"): ("P-256", 32),
-    bytes.fromhex("2b81040022"): ("P-384", 48),
-    bytes.fromhex("2b81040023"): ("P-521", 66),
-}
+    bytes.fromhex("2a8648ce3d030107"): ("P-256", 32, P256_P, P256_B),
+    bytes.fromhex("2b81040022"): (
+        "P-384", 48, 2**384 - 2**128 - 2**96 + 2**32 - 1,
+        0xB3312FA7E23EE7E4988E056BE3F82D19181D9C6EFE8141120314088F5013875AC656398D8A2ED19D2A85C8EDD3EC2AEF,
+    ),
+    bytes.fromhex("2b81040023"): (
+        "P-521", 66, 2**521 - 1,
+        int("51953eb9618e1c9a1f929a21a0b68540eea2da725b99b315f3b8b489918ef109e156193951ec7e937b1652c0bd3bb1bf07"
+            "3573df883d2c34f1ef451fd46b503f00", 16),
+    ),
+}  # fmt: skip
 
 
 class Check:
-    """One line of the report: `name` from the contract, `status` pass, fail or skipped, `detail` why."""
+    """One line of the report: `name` from the contract, `status` pass, fail or skipped, `detail` why.
 
-    __slots__ = ("detail", "name", "status")
+    error: set where a check was asked for and could not be made; then nothing is "verified".
+    """
 
-    def __init__(self, name: str, status: str, detail: str) -> None:
+    __slots__ = ("detail", "error", "name", "status")
+
+    def __init__(self, name: str, status: str, detail: str, error: StellaError | None = None) -> None:
         self.name = name
         self.status = status
         self.detail = detail
+        self.error = error
 
 
 def check_that(name: str, good: bool, detail: str, fault: str) -> Check:
@@ -1167,23 +1187,28 @@ def parse_ecdsa_signature(data: bytes) -> tuple[int, int]:
 
 
 class PublicKey:
-    """A public key: `der` (SubjectPublicKeyInfo), `kind` (P-256, P-384, P-521, RSA, Ed25519), `point`."""
+    """A public key: `der` (SubjectPublicKeyInfo), `pem`, `kind` (P-256, P-384, P-521, RSA, Ed25519), `numbers`:
+    the point of an ECDSA key, (modulus, exponent) of an RSA key, nothing of an Ed25519 key.
+    """
 
-    __slots__ = ("der", "kind", "pem", "point")
+    __slots__ = ("der", "kind", "numbers", "pem")
 
-    def __init__(self, der: bytes, pem: bytes, kind: str, point: tuple[int, int] | None) -> None:
+    def __init__(self, der: bytes, pem: bytes, kind: str, numbers: tuple[int, ...]) -> None:
         self.der = der
         self.pem = pem
         self.kind = kind
-        self.point = point
+        self.numbers = numbers
 
 
 def parse_public_key(data: bytes) -> PublicKey:
-    """One PEM block `PUBLIC KEY` (RFC 7468, RFC 5480); ValueError with the reason for anything else."""
+    """One PEM block `PUBLIC KEY` (RFC 7468, RFC 5480); ValueError with the reason for anything else.
+
+    The verifiers are given a PEM made from what was parsed, so that all of them see the same key.
+    """
     import base64
     import re
 
-    labels = re.findall(rb"-----BEGIN ([A-Z0-9 ]+)-----", data)
+    labels = re.findall(rb"-----BEGIN ([^-]*)-----", data)
     if any(b"PRIVATE" in label for label in labels):
         raise ValueError("is a private key; verify takes the public one")
     if b"CERTIFICATE" in labels:
@@ -1192,14 +1217,29 @@ def parse_public_key(data: bytes) -> PublicKey:
         raise ValueError("holds %d public keys in PEM form, not one" % labels.count(b"PUBLIC KEY"))
     block = re.search(rb"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", data)
     try:
-        der = base64.b64decode(b"".join(block.group(1).split()) if block else b"", validate=True)
+        der = decode_base64(b"".join(block.group(1).split()) if block else b"", "its text")
         algorithm, bits = split_spki(der)
         oid, parameters = read_der(algorithm, 0x06)
-        kind, point = parse_key_bits(oid, parameters, bits)
+        kind, numbers = parse_key_bits(oid, parameters, bits)
     except ValueError as error:
         raise ValueError("is not a public key that can be used: %s" % error) from None
     pem = b"-----BEGIN PUBLIC KEY-----\n" + base64.encodebytes(der) + b"-----END PUBLIC KEY-----\n"
-    return PublicKey(der, pem, kind, point)
+    return PublicKey(der, pem, kind, numbers)
+
+
+def decode_base64(text: bytes, what: str) -> bytes:
+    """Base64 in its one spelling (RFC 4648 3.5: the unused bits are zero), nothing around it; never empty."""
+    import base64
+
+    if not text:
+        raise ValueError("%s is empty" % what)
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError("%s is not base64" % what) from None
+    if base64.b64encode(raw) != text:
+        raise ValueError("%s is not canonical base64" % what)
+    return raw
 
 
 def split_spki(der: bytes) -> tuple[bytes, bytes]:
@@ -1212,26 +1252,42 @@ def split_spki(der: bytes) -> tuple[bytes, bytes]:
     return algorithm, bits[1:]
 
 
-def parse_key_bits(oid: bytes, parameters: bytes, bits: bytes) -> tuple[str, tuple[int, int] | None]:
-    """The kind of key and, for P-256, its point, which must lie on the curve."""
+def parse_key_bits(oid: bytes, parameters: bytes, bits: bytes) -> tuple[str, tuple[int, ...]]:
+    """(kind, numbers) of a key, as in PublicKey; ValueError for what not every verifier would take."""
     if oid == OID_RSA:
-        return "RSA", None
-    if oid == OID_ED25519 and len(bits) == 32 and not parameters:
-        return "Ed25519", None
+        return "RSA", parse_rsa_key(parameters, bits)
+    if oid == OID_ED25519:
+        y = int.from_bytes(bits, "little") & (1 << 255) - 1
+        if len(bits) != 32 or parameters or not 1 < y < ED25519_P - 1:
+            raise ValueError("it is no Ed25519 key in canonical form")
+        return "Ed25519", ()
     if oid != OID_EC:
         raise ValueError("its algorithm is none of ECDSA, RSA, Ed25519")
     curve, rest = read_der(parameters, 0x06)
     if curve not in CURVES or rest:
         raise ValueError("its curve is none of P-256, P-384, P-521")
-    kind, width = CURVES[curve]
+    kind, width, p, b = CURVES[curve]
     if len(bits) != 1 + 2 * width or bits[0] != 4:
         raise ValueError("its point is not in uncompressed form")
     x, y = int.from_bytes(bits[1 : 1 + width], "big"), int.from_bytes(bits[1 + width :], "big")
-    if kind != "P-256":
-        return kind, None
-    if x >= P256_P or y >= P256_P or (y * y - x * x * x + 3 * x - P256_B) % P256_P:
+    if x >= p or y >= p or (y * y - x * x * x + 3 * x - b) % p:
         raise ValueError("its point is not on the curve")
     return kind, (x, y)
+
+
+def parse_rsa_key(parameters: bytes, bits: bytes) -> tuple[int, int]:
+    """(modulus, exponent) of an RSAPublicKey (RFC 8017 A.1.1) that Go and OpenSSL both take."""
+    body, rest = read_der(bits, 0x30)
+    modulus, tail = read_der_integer(body)
+    exponent, tail = read_der_integer(tail)
+    if parameters != b"\x05\x00" or rest or tail:
+        raise DerError("has bytes where none belong")
+    low, high = RSA_BITS
+    if not low <= modulus.bit_length() <= high:
+        raise ValueError("it has %d bits, and %d to %d are taken" % (modulus.bit_length(), low, high))
+    if not modulus & 1 or not exponent & 1 or not 3 <= exponent < 1 << 31:
+        raise ValueError("its modulus or exponent is not one of an RSA key")
+    return modulus, exponent
 
 
 def add_points(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -1279,44 +1335,110 @@ def verify_p256(point: tuple[int, int], digest: bytes, r: int, s: int) -> bool:
     return total[0] * pow(total[2], -2, P256_P) % P256_P % P256_N == r
 
 
-def parse_signature(data: bytes, kind: str) -> bytes:
-    """A detached signature file (base64, as cosign writes it) to the raw signature.
+def parse_signature(data: bytes, key: PublicKey, sha256: str) -> bytes:
+    """A signature file to the raw signature: base64 as cosign writes it, or a Sigstore bundle.
 
-    ValueError for an empty one, anything around the base64, and, for ECDSA, anything but strict DER:
-    openssl takes bytes after the signature where cosign does not, and the verdict must be one.
+    ValueError for an empty one, anything around the base64, and whatever the verifiers would judge
+    differently. For ECDSA all but strict DER: openssl takes bytes after the signature where cosign does
+    not. A signature with a high s is good; every verifier takes it, and nobody names it by its bytes.
     """
-    import base64
-
-    text = b"".join(data.split(b"\n")).replace(b"\r", b"").strip(b" \t")
-    if not text:
-        raise ValueError("the signature is empty")
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except ValueError:
-        raise ValueError("the signature is not base64") from None
-    if base64.b64encode(raw) != text:
-        raise ValueError("the signature is not canonical base64")
-    if kind.startswith("P-"):
+    if data.lstrip()[:1] == b"{":
+        text = parse_sigstore_bundle(data, sha256)
+    else:
+        text = data.replace(b"\r", b"").replace(b"\n", b"").strip(b" \t")
+    raw = decode_base64(text, "the signature")
+    if key.kind == "RSA" and len(raw) != (key.numbers[0].bit_length() + 7) // 8:
+        raise ValueError("the signature has %d bytes, which none of this RSA key has" % len(raw))
+    if key.kind == "Ed25519" and (len(raw) != 64 or int.from_bytes(raw[32:], "little") >= ED25519_L):
+        raise ValueError("the signature is not 64 bytes with a number in range")
+    if key.kind.startswith("P-"):
         try:
             r, s = parse_ecdsa_signature(raw)
         except DerError as error:
             raise ValueError("the signature is not strict DER: %s" % error) from None
-        if kind == "P-256" and not (r < P256_N and s < P256_N):
+        if key.kind == "P-256" and not (r < P256_N and s < P256_N):
             raise ValueError("the signature's numbers are out of range")
     return raw
+
+
+SIGSTORE_TYPES = (
+    "application/vnd.dev.sigstore.bundle.v0.3+json",
+    *("application/vnd.dev.sigstore.bundle+json;version=0.%d" % minor for minor in (1, 2, 3)),
+)
+
+
+def parse_sigstore_bundle(data: bytes, sha256: str) -> bytes:
+    """The base64 text of a Sigstore bundle's message signature over a file with this digest.
+
+    Read here, and strictly, so that the verdict is the same with every verifier: cosign 2 asks the network
+    about such a bundle unless told otherwise, openssl does not know it. Every cosign takes SHA-256 for
+    ECDSA and RSA, whatever the bundle says; it has to say so here. Transparency-log entries prove
+    nothing about a tenant's own key and are not looked at. `base64Signature` is cosign 2's own older form.
+    """
+    try:
+        bundle = parse_object(data, "the Sigstore bundle")
+    except ValidationError as error:
+        raise ValueError(error.message) from None
+    if "base64Signature" in bundle:
+        if set(bundle) - {"base64Signature", "rekorBundle", "cert"} or bundle.get("cert"):
+            raise ValueError("the cosign bundle carries a certificate or something unknown")
+        return sigstore_text(bundle["base64Signature"])
+    if bundle.get("mediaType") not in SIGSTORE_TYPES:
+        raise ValueError("the Sigstore bundle is of the unknown type %s" % quoted(str(bundle.get("mediaType"))))
+    if "dsseEnvelope" in bundle:
+        raise ValueError("the Sigstore bundle carries an attestation, not a signature of the file")
+    material, message = bundle.get("verificationMaterial"), bundle.get("messageSignature")
+    if not isinstance(material, dict) or not isinstance(material.get("publicKey"), dict):
+        raise ValueError("the Sigstore bundle is not about a public key")
+    known = {"publicKey", "tlogEntries", "timestampVerificationData"}
+    if set(material) - known or set(bundle) != {"mediaType", "verificationMaterial", "messageSignature"}:
+        raise ValueError("the Sigstore bundle carries a certificate or something unknown")
+    digest = message.get("messageDigest") if isinstance(message, dict) else None
+    if not isinstance(message, dict) or not isinstance(digest, dict) or len(message) != 2 or "signature" not in message:
+        raise ValueError("the Sigstore bundle has no message digest and signature")
+    if digest.get("algorithm") != "SHA2_256":
+        raise ValueError("the Sigstore bundle's digest is %s, not SHA2_256" % quoted(str(digest.get("algorithm"))))
+    if decode_base64(sigstore_text(digest.get("digest")), "the Sigstore bundle's digest").hex() != sha256:
+        raise ValueError("the Sigstore bundle is about another file")
+    return sigstore_text(message["signature"])
+
+
+def sigstore_text(value: Json) -> bytes:
+    """Base64 text out of a bundle; what is no text comes out empty, which nothing accepts."""
+    return value.encode("ascii", "replace") if isinstance(value, str) else b""
+
+
+def make_sigstore_bundle(raw: bytes, sha256: str) -> bytes:
+    """A bundle that says just what was checked, for a cosign that reads nothing else."""
+    import base64
+    import json
+
+    digest = {"algorithm": "SHA2_256", "digest": base64.b64encode(bytes.fromhex(sha256)).decode()}
+    message = {"messageDigest": digest, "signature": base64.b64encode(raw).decode()}
+    material = {"publicKey": {"hint": ""}}
+    return json.dumps(
+        {"mediaType": SIGSTORE_TYPES[0], "verificationMaterial": material, "messageSignature": message}
+    ).encode()
 
 
 def read_subjects(provenance: Document) -> list[tuple[str, str]]:
     """(name, SHA-256 hex or "") of every subject; ValueError when the list is missing or ambiguous."""
     lists = [provenance[key] for key in ("subject", "subjects") if key in provenance]
-    if len(lists) != 1 or not isinstance(lists[0], list):
-        raise ValueError("the provenance has no one list of subjects")
+    if len(lists) != 1:
+        raise ValueError("the provenance has %s subjects" % ("two lists of" if lists else "no"))
+    if not isinstance(lists[0], list):
+        raise ValueError("the provenance's subjects are not a list")
     subjects = []
     for item in lists[0]:
+        name = item.get("name") if isinstance(item, dict) else None
         digests = item.get("digest") if isinstance(item, dict) else None
-        if not isinstance(digests, dict) or not isinstance(item.get("name"), str):
+        if not isinstance(name, str) or not isinstance(digests, dict):
             raise ValueError("the provenance has a subject without name or digest")
-        subjects.append((item["name"], parse_digest(digests.get("sha256"))))
+        # Other algorithms beside SHA-256 are not read; the same one in two spellings is a trap.
+        spellings = [key for key in digests if key.lower().replace("-", "") == "sha256"]
+        if len(spellings) > 1:
+            raise ValueError("the provenance's subject %s has two SHA-256 digests" % quoted(name))
+        subjects.append((name, parse_digest(digests.get("sha256"))))
     return subjects
 
 
@@ -1360,19 +1482,50 @@ def read_artifacts(manifest: Document | None) -> dict[str, tuple[int, str]]:
     return artifacts
 
 
-def check_schema(manifest: Document | None, provenance: Document | None) -> list[Check]:
-    """A failure for each document of a kind that this version does not know; nothing when all is known."""
-    checks = []
-    version = manifest.get("schemaVersion") if manifest is not None else 1
-    if type(version) is not int or version != 1:
-        fault = "the manifest's schemaVersion is %s; stella %s knows 1" % (quoted(str(version)), VERSION)
-        checks.append(Check("manifest-schema", "fail", fault))
-    kind = provenance.get("_type") if provenance is not None else "https://in-toto.io/Statement/v1"
-    if kind not in ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"):
-        checks.append(
-            Check("provenance-schema", "fail", "the provenance is not an in-toto statement: %s" % quoted(str(kind)))
-        )
-    return checks
+STATEMENT_TYPES = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
+PREDICATE_TYPES = ("https://slsa.dev/provenance/v1", "https://slsa.dev/provenance/v0.2")
+
+
+def find_schema_faults(manifest: Document | None, provenance: Document | None) -> Iterator[str]:
+    """What keeps the documents from being of a kind that this version knows; a document that is None was told of."""
+    if manifest is not None:
+        version = manifest.get("schemaVersion")
+        if type(version) is not int or version != 1:
+            said = quoted(str(version)) if "schemaVersion" in manifest else "missing"
+            yield "the manifest's schemaVersion is %s; stella %s knows 1" % (said, VERSION)
+        if not isinstance(manifest.get("tenant"), str):
+            yield "the manifest names no tenant"
+        if not isinstance(manifest.get("distribution", []), list):
+            yield "the manifest's distribution is not a list"
+    if provenance is None:
+        return
+    for key, known in (("_type", STATEMENT_TYPES), ("predicateType", PREDICATE_TYPES)):
+        if provenance.get(key) not in known:
+            said = quoted(str(provenance[key])) if key in provenance else "missing"
+            yield "the provenance's %s is %s, not %s" % (key, said, known[0])
+    yield from find_foreign_subjects(manifest, provenance)
+
+
+def find_foreign_subjects(manifest: Document | None, provenance: Document) -> Iterator[str]:
+    """Subjects that are neither the manifest nor the bundle nor an artifact: nothing here can check them."""
+    try:
+        subjects, (bundle, _, _) = read_subjects(provenance), read_bundle_facts(manifest)
+    except ValueError:
+        return  # checks 3 and 4 say so
+    listed = {}
+    try:
+        listed = read_artifacts(manifest)
+    except ValueError:
+        pass  # check 6 says so
+    for name, digest in subjects:
+        if name not in (MANIFEST_NAME, bundle) and (name not in listed or listed[name][1] != digest):
+            yield "the provenance is also about %s, which the manifest does not list" % quoted(name)
+
+
+def check_schema(manifest: Document | None, provenance: Document | None, unreadable: Sequence[str]) -> list[Check]:
+    """A failure when a document is not readable or of an unknown kind; nothing at all when both are known."""
+    faults = [*unreadable, *find_schema_faults(manifest, provenance)]
+    return [Check("schema", "fail", "; ".join(faults[:4]))] if faults else []
 
 
 def check_run_id(run_id: str, manifest: Document | None, provenance: Document | None) -> Check:
@@ -1380,13 +1533,10 @@ def check_run_id(run_id: str, manifest: Document | None, provenance: Document | 
     predicate = provenance.get("predicate") if provenance is not None else None
     for what, document in (("manifest", manifest), ("provenance", predicate)):
         found = document.get("runId") if isinstance(document, dict) else None
+        if not isinstance(found, str):
+            return Check("run-id", "fail", "the %s names no run" % what)
         if found != run_id:
-            said = (
-                "is about run %s, not %s" % (quoted(found), quoted(run_id))
-                if isinstance(found, str)
-                else "names no run"
-            )
-            return Check("run-id", "fail", "the %s %s" % (what, said))
+            return Check("run-id", "fail", "the %s is about run %s, not %s" % (what, quoted(found), quoted(run_id)))
     return Check("run-id", "pass", "both documents are about %s" % run_id)
 
 
@@ -1432,7 +1582,7 @@ def check_age(manifest: Document | None, max_age_days: float | None, now: float)
         age_days = (now - parse_time(created if isinstance(created, str) else "")) / 86400
     except ValidationError:
         return Check("age", "fail", "the manifest has no valid createdAt")
-    if age_days < -1:
+    if age_days < -CLOCK_SKEW_DAYS:
         return Check("age", "fail", "the manifest is from the future (%s); is this host's clock right?" % created)
     fault = "the manifest is %.1f days old (%s), --max-age allows %g" % (age_days, created, max_age_days)
     return check_that("age", age_days <= max_age_days, "signed %s, %.1f days ago" % (created, max(age_days, 0)), fault)
@@ -1440,21 +1590,46 @@ def check_age(manifest: Document | None, max_age_days: float | None, now: float)
 
 # The reader of tar archives below is our own because tarfile is three times slower on a stream and, more
 # to the point, knows sparse files, GNU long names and guessing, and skips what it does not understand.
-# This one reads ustar and PAX headers (POSIX.1-2017, pax, "Extended Description") and refuses the rest.
+# This one reads ustar and PAX headers (POSIX.1-2017, pax, "Extended Description") and refuses the rest:
+# what two readers of tar could read in two ways is refused too.
 
 
 class ArchiveError(ValueError):
     """The archive is not exactly what the manifest says, or not an archive that can be trusted."""
 
 
-class Member:
-    """One regular file of an archive: `path`, `size` in bytes."""
+class TarStream:
+    """A tar stream in one reused buffer, with a budget: what comes out beyond it is a bomb.
 
-    __slots__ = ("path", "size")
+    fill(view): puts the next bytes at the front of `view` and gives their number, 0 at the end.
+    """
 
-    def __init__(self, path: str, size: int) -> None:
-        self.path = path
-        self.size = size
+    def __init__(self, fill: Callable[[memoryview], int], budget_bytes: int) -> None:
+        self._fill = fill
+        self._view = memoryview(bytearray(TAR_BUFFER_BYTES))
+        self._start = self._end = 0
+        self._left = budget_bytes
+
+    def some(self, limit: int) -> memoryview:
+        """1 to `limit` bytes, none at the end; good until the next call."""
+        if self._start == self._end:
+            self._start, self._end = 0, self._fill(self._view)
+            self._left -= self._end
+            if self._left < 0:
+                raise ArchiveError("more comes out of the archive than the manifest says")
+        start = self._start
+        self._start = min(self._end, start + limit)
+        return self._view[start : self._start]
+
+    def take(self, count: int) -> bytes:
+        """`count` bytes, fewer only at the end."""
+        first = bytes(self.some(count))
+        while len(first) < count:
+            more = self.some(count - len(first))
+            if not more:
+                break
+            first += more
+        return first
 
 
 TAR_TYPES = {
@@ -1506,115 +1681,138 @@ def parse_pax(data: bytes) -> dict[str, str]:
 
 
 def check_member_path(path: str) -> None:
-    """Refuses names that could leave the folder they are unpacked in or hide what they are."""
-    if not path or path.startswith("/") or ".." in path.split("/") or not path.isprintable():
-        raise ArchiveError("the member name %s is empty, absolute, has `..` or control characters" % quoted(path))
+    """Refuses names that could leave the folder they are unpacked in, hide what they are, or name a file twice."""
+    parts = path.split("/")
+    bad = not path.isprintable() or "\\" in path or path[1:2] == ":"
+    if bad or any(part in ("", ".", "..") for part in parts):
+        raise ArchiveError(
+            "the member name %s is absolute, has `..` or empty parts, or unsafe characters" % quoted(path)
+        )
 
 
-def parse_tar_header(block: bytes) -> tuple[bytes, str, int]:
-    """A 512-byte header to (type flag, path, size in bytes)."""
+def parse_tar_header(block: bytes) -> tuple[bytes, bytes, str, int]:
+    """A 512-byte header to (type flag, name field, prefix, size in bytes)."""
     stated = parse_octal(block[148:156])
     if stated != sum(block) - sum(block[148:156]) + 8 * 32:
         raise ArchiveError("a header's checksum is wrong")
     posix, gnu = block[257:265] == b"ustar\x0000", block[257:265] == b"ustar  \0"
     if not posix and not gnu:
         raise ArchiveError("a header is not in ustar form")
-    path = parse_tar_text(block[:100])
+    # GNU headers have other fields where POSIX ones have the prefix; some readers take them for one.
+    if any(block[500 if posix else 345 :]):
+        raise ArchiveError("a header has bytes where none belong")
     prefix = parse_tar_text(block[345:500]) if posix else ""
-    return block[156:157], prefix + "/" + path if prefix else path, parse_octal(block[124:136])
+    return block[156:157], block[:100], prefix, parse_octal(block[124:136])
 
 
-def read_members(read: Callable[[int], bytes]) -> Iterator[Member]:
-    """The regular files of a tar stream, in order; the caller consumes each one's data before the next.
-
-    `read(n)` gives n bytes, fewer only at the end. ArchiveError for anything but regular files.
+def read_members(stream: TarStream) -> Iterator[tuple[str, int]]:
+    """(path, size in bytes) of the regular files of a tar stream, in order; the caller takes each one's data
+    before the next. ArchiveError for anything but regular files.
     """
-    extended: dict[str, str] = {}
+    extended: dict[str, str] | None = None
     while True:
-        block = read(512)
+        block = stream.take(512)
         if len(block) < 512:
             raise ArchiveError("the archive ends without its end mark")
-        if not block.strip(b"\0"):
+        if not any(block):
             break
-        flag, path, size = parse_tar_header(block)
+        flag, field, prefix, size = parse_tar_header(block)
         if flag in (b"x", b"g"):
-            if extended or size > MAX_PAX_BYTES:
+            if extended is not None or size > MAX_PAX_BYTES:
                 raise ArchiveError("an extended header is out of place or over %d bytes" % MAX_PAX_BYTES)
-            data = read((size + 511) // 512 * 512)
-            if len(data) < size:
-                raise ArchiveError("the archive ends inside a header")
-            extended = parse_pax(data[:size])
-            if flag == b"g":
-                if "path" in extended or "size" in extended:
-                    raise ArchiveError("a global header renames or resizes members")
-                extended = {}
+            extended = read_extended(stream, size, flag)
             continue
+        renamed = extended is not None and "path" in extended  # the field may then be cut inside a character
+        path = field.rstrip(b"\0").decode("utf-8", "replace") if renamed else parse_tar_text(field)
+        path = prefix + "/" + path if prefix else path
         if flag not in (b"0", b"\0"):
             raise ArchiveError("%s is %s" % (quoted(path), TAR_TYPES.get(flag, "of an unknown type")))
-        if "size" in extended and not (
-            extended["size"].isascii() and extended["size"].isdecimal() and len(extended["size"]) < 19
-        ):
-            raise ArchiveError("an extended header has a size that is not a number")
-        path, size = extended.get("path", path), int(extended.get("size", size))
+        if any(block[157:257]):
+            raise ArchiveError("%s is a file and names the target of a link" % quoted(path))
+        if renamed and (path[:1] == "/" or ".." in path.split("/")):
+            raise ArchiveError("the header of a renamed member has the name %s" % quoted(path))
+        if extended:
+            path, size = extended.get("path", path), int(extended.get("size", size))
         check_member_path(path)
-        yield Member(path, size)
-        extended = {}
-    check_archive_end(read)
+        yield path, size
+        extended = None
+    if extended is not None:
+        raise ArchiveError("an extended header is followed by no member")
+    check_archive_end(stream)
 
 
-def check_archive_end(read: Callable[[int], bytes]) -> None:
+def read_extended(stream: TarStream, size: int, flag: bytes) -> dict[str, str] | None:
+    """The records of an extended header for the next member; None for a global one, which must not matter."""
+    data = stream.take((size + 511) // 512 * 512)
+    if len(data) < size or any(data[size:]):
+        raise ArchiveError("an extended header ends early or is followed by hidden bytes")
+    records = parse_pax(data[:size])
+    number = records.get("size", "0")
+    if not number.isascii() or not number.isdecimal() or len(number) > 18:
+        raise ArchiveError("an extended header has a size that is not a number")
+    if flag == b"x":
+        return records
+    if "path" in records or "size" in records:
+        raise ArchiveError("a global header renames or resizes members")
+    return None
+
+
+def check_archive_end(stream: TarStream) -> None:
     """After the first zero block: a second one, then zero padding and nothing else."""
-    block = read(512)
-    if block != bytes(512):
-        raise ArchiveError(
-            "the archive goes on after its end mark" if block else "the archive ends without its end mark"
-        )
+    block = stream.take(512)
+    if len(block) < 512:
+        raise ArchiveError("the archive ends without its end mark")
     padding = 0
-    while True:
-        data = read(CHUNK_BYTES)
-        padding += len(data)
-        if data.strip(b"\0"):
+    while block:
+        padding += len(block)
+        if any(block):
             raise ArchiveError("the archive goes on after its end mark")
         if padding > MAX_TAR_PADDING_BYTES:
             raise ArchiveError("the archive is padded with more than %d bytes" % MAX_TAR_PADDING_BYTES)
-        if not data:
-            return
+        block = bytes(stream.some(512 * KIB))
 
 
 def check_members(
-    artifacts: dict[str, tuple[int, str]], read: Callable[[int], bytes], new_hash: Callable[[], Any]
+    artifacts: dict[str, tuple[int, str]], fill: Callable[[memoryview], int], new_hash: Callable[[], Any]
 ) -> Check:
     """Check 6: the archive holds the artifacts of the manifest, all of them, once, and nothing else.
 
-    Sizes are compared before a member is read, so a bomb ends at its header.
+    Sizes are compared before a member is read, so a bomb ends at its header; one made of headers or of
+    padding ends at the budget.
     """
     missing = dict(artifacts)
+    budget = sum((size + 511) // 512 * 512 + 3 * 512 + MAX_PAX_BYTES for size, _ in artifacts.values())
+    stream = TarStream(fill, budget + 2 * MAX_TAR_PADDING_BYTES)
     try:
-        for member in read_members(read):
-            if member.path not in artifacts:
-                raise ArchiveError("%s is not in the manifest" % quoted(member.path))
-            if member.path not in missing:
-                raise ArchiveError("%s is there twice" % quoted(member.path))
-            size, digest = missing.pop(member.path)
-            if member.size != size:
-                raise ArchiveError("%s has %d bytes, the manifest says %d" % (quoted(member.path), member.size, size))
-            hasher, left = new_hash(), size
-            while left:
-                data = read(min(left, CHUNK_BYTES))
-                if not data:
-                    raise ArchiveError("the archive ends inside %s" % quoted(member.path))
-                hasher.update(data)
-                left -= len(data)
-            if hasher.hexdigest() != digest:
-                raise ArchiveError("%s does not have the manifest's digest" % quoted(member.path))
-            if read(-size % 512).strip(b"\0"):
-                raise ArchiveError("%s is followed by hidden bytes" % quoted(member.path))
+        for path, size in read_members(stream):
+            if path not in artifacts:
+                raise ArchiveError("%s is not in the manifest" % quoted(path))
+            if path not in missing:
+                raise ArchiveError("%s is there twice" % quoted(path))
+            stated, digest = missing.pop(path)
+            if size != stated:
+                raise ArchiveError("%s has %d bytes, the manifest says %d" % (quoted(path), size, stated))
+            if hash_member(stream, path, size, new_hash()) != digest:
+                raise ArchiveError("%s does not have the manifest's digest" % quoted(path))
+            if any(stream.take(-size % 512)):
+                raise ArchiveError("%s is followed by hidden bytes" % quoted(path))
     except ArchiveError as error:
         return Check("artifacts", "fail", str(error))
     if missing:
         some = ", ".join(quoted(path) for path in sorted(missing)[:3])
         return Check("artifacts", "fail", "%d missing from the archive: %s" % (len(missing), some))
     return Check("artifacts", "pass", "%d members, each with the manifest's size and digest" % len(artifacts))
+
+
+def hash_member(stream: TarStream, path: str, size: int, hasher: Any) -> str:
+    """The digest of the next `size` bytes."""
+    while size:
+        data = stream.some(size)
+        if not data:
+            raise ArchiveError("the archive ends inside %s" % quoted(path))
+        hasher.update(data)
+        size -= len(data)
+    return str(hasher.hexdigest())
 
 
 # ==================================================================================================
@@ -2430,6 +2628,20 @@ def write_files(contents: Sequence[tuple[str, bytes]]) -> None:
             file.discard()
 
 
+def make_private_folder(contents: Sequence[tuple[str, bytes]]) -> str:
+    """A new folder that only this user can enter, with files of these (name, bytes); the caller removes it."""
+    import tempfile
+
+    try:
+        folder = tempfile.mkdtemp(prefix="stella-")
+        for name, data in contents:
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(data)
+    except OSError as error:
+        raise local_error("write under", tempfile.gettempdir(), error) from None
+    return folder
+
+
 def file_facts(path: str) -> tuple[int, str]:
     """(size in bytes, SHA-256 hex) of a file."""
     import hashlib
@@ -2667,12 +2879,23 @@ VERIFIERS = ("auto", "cosign", "openssl", "builtin")
 
 
 class Verifier:
-    """One of cosign, openssl, builtin: `name`, `path` ("" for builtin), `version`."""
+    """One of cosign, openssl, builtin: `name`, `path` of the program (this file for builtin), and `version` as
+    it says itself, which for a distribution's build may be no more than "devel"; its digest says more.
+    """
 
     def __init__(self, name: str, path: str, version: str) -> None:
         self.name = name
-        self.path = path
+        self.path = path or os.path.realpath(__file__)
         self.version = version
+        self.proven = name == "builtin"  # it has refused what had to be refused
+        self._known: dict[tuple[str, ...], bool] = {}
+
+    def knows(self, *words: str) -> bool:
+        """True when cosign or openssl takes these options: they are read before --help, which comes last."""
+        if words not in self._known:
+            status, _, _ = run_program([self.path, *words, "--help" if self.name == "cosign" else "-help"])
+            self._known[words] = status == 0
+        return self._known[words]
 
 
 def choose_verifier(wanted: str, config: Config) -> Verifier:
@@ -2702,7 +2925,7 @@ def program_version(name: str, path: str) -> str:
     if status != 0:
         reason = err.decode("utf-8", "replace").strip().splitlines()[-1:]
         raise ConfigError("%s does not run (exit status %d)" % (printable(path), status), reason)
-    pattern = rb"GitVersion:\s*(\S+)" if name == "cosign" else rb"(?:OpenSSL|LibreSSL)\s+(\S+)"
+    pattern = rb"GitVersion:\s*(\S+)" if name == "cosign" else rb"((?:OpenSSL|LibreSSL)\s+\S+)"
     found = re.search(pattern, out + err)
     return found.group(1).decode("ascii", "replace") if found else "unknown"
 
@@ -2713,84 +2936,91 @@ def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature:
     signature: the contents of the signature file; without: see run_program. ConfigError when this verifier
     cannot read the key.
     """
-    import shutil
-    import tempfile
+    import hashlib
 
-    sigstore = signature.lstrip()[:1] == b"{"
-    if sigstore and verifier.name != "cosign":
-        raise ConfigError("the signature is a Sigstore bundle, which only cosign reads", hint="put cosign on this host")
+    digest = hashlib.sha256(blob)
+    if verifier.name == "builtin" and key.kind != "P-256":
+        hint = "put cosign or openssl on this host"
+        raise ConfigError("the built-in verifier reads only ECDSA P-256 keys, this one is %s" % key.kind, hint=hint)
     try:
-        raw = b"" if sigstore else parse_signature(signature, key.kind)
+        raw = parse_signature(signature, key, digest.hexdigest())
     except ValueError as error:
         return str(error)
     if verifier.name == "builtin":
-        return verify_builtin(key, blob, raw)
+        x, y = key.numbers
+        good = verify_p256((x, y), digest.digest(), *parse_ecdsa_signature(raw))
+        return "" if good else "the signature does not belong to this file and key"
+    sigstore = signature.lstrip()[:1] == b"{"
+    status, said = ask_verifier(verifier, key, blob, raw, sigstore, without)
+    if status != 0:
+        return "%s refuses the signature: %s" % (verifier.name, said)
+    if not verifier.proven:
+        # One that says yes to everything is no verifier: the same signature over other bytes must be refused.
+        if ask_verifier(verifier, key, blob + b"\n", raw, sigstore, without)[0] == 0:
+            raise ConfigError("%s takes any signature for good" % printable(verifier.path), hint="use another verifier")
+        verifier.proven = True
+    return ""
+
+
+def ask_verifier(
+    verifier: Verifier, key: PublicKey, blob: bytes, raw: bytes, sigstore: bool, without: str
+) -> tuple[int, str]:
+    """(exit status, last line said) of cosign or openssl about a raw signature over `blob`."""
+    import base64
+    import hashlib
+    import shutil
+
+    bundle = make_sigstore_bundle(raw, hashlib.sha256(blob).hexdigest())
+    files = {"blob": blob, "key.pub": key.pem, "raw": raw, "text": base64.b64encode(raw), "bundle": bundle}
+    folder = make_private_folder([*files.items(), ("root", SIGSTORE_ROOT)])
     try:
-        folder = tempfile.mkdtemp(prefix="stella-")
-    except OSError as error:
-        raise local_error("make a folder under", tempfile.gettempdir(), error) from None
-    try:
-        paths = [os.path.join(folder, name) for name in ("blob", "key.pub", "signature")]
-        stored = signature if sigstore or verifier.name == "cosign" else raw
-        write_files(list(zip(paths, (blob, key.pem, stored))))
-        command = (
-            cosign_command(verifier, paths, sigstore)
-            if verifier.name == "cosign"
-            else openssl_command(verifier, paths, key)
-        )
-        status, out, err = run_program(command, folder, without=without)
+        cosign = verifier.name == "cosign"
+        words = cosign_command(verifier, sigstore) if cosign else openssl_command(verifier, key.kind)
+        command = [os.path.join(folder, word[1:]) if word[0] == "@" else word for word in words]
+        status, out, err = run_program([verifier.path, *command], folder, without=without)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if status == 0:
-        return ""
+    if status < 0:
+        raise ConfigError("%s was ended by signal %d" % (printable(verifier.path), -status))
     said = (err or out).decode("utf-8", "replace").strip().splitlines() or ["exit status %d" % status]
-    return "%s refuses the signature: %s" % (verifier.name, said[-1][:200])
+    return status, said[-1][:200]
 
 
-def cosign_command(verifier: Verifier, paths: list[str], sigstore: bool) -> list[str]:
-    """`cosign verify-blob` for a key of the tenant's own, which no public log knows."""
-    blob, key, signature = paths
-    kind = "--bundle" if sigstore else "--signature"
-    return [verifier.path, "verify-blob", "--key", key, kind, signature, "--insecure-ignore-tlog=true", blob]
+# Nobody is trusted but the key that is given; without this file cosign 2.4 and newer ask the network for one.
+SIGSTORE_ROOT = b"""{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}"""
 
 
-def openssl_command(verifier: Verifier, paths: list[str], key: PublicKey) -> list[str]:
+def cosign_command(verifier: Verifier, sigstore: bool) -> list[str]:
+    """`cosign verify-blob` for a key that no public log knows; @NAME stands for a file of ask_verifier.
+
+    2.0 to 2.3 know only --signature, 2.4 to 3.x both forms, 4 will know only the bundle.
+    """
+    base = ["verify-blob", "--key", "@key.pub", "--insecure-ignore-tlog=true"]
+    bundle = ["--bundle", "@bundle", "--trusted-root", "@root"]
+    if sigstore and verifier.knows("verify-blob", "--new-bundle-format"):
+        return [*base, *bundle, "--new-bundle-format", "@blob"]
+    if verifier.knows("verify-blob", "--insecure-ignore-tlog", "--signature", "x"):
+        return [*base, "--signature", "@text", "@blob"]
+    if not verifier.knows("verify-blob", "--insecure-ignore-tlog", "--trusted-root", "x"):
+        raise ConfigError("%s is no cosign 2 or newer" % printable(verifier.path))
+    return [*base, *bundle, "@blob"]
+
+
+def openssl_command(verifier: Verifier, kind: str) -> list[str]:
     """`openssl dgst -verify`, or `pkeyutl` for Ed25519, which signs the bytes and not a digest."""
-    blob, key_path, signature = paths
-    if key.kind == "Ed25519":
-        return [
-            verifier.path,
-            "pkeyutl",
-            "-verify",
-            "-pubin",
-            "-inkey",
-            key_path,
-            "-rawin",
-            "-in",
-            blob,
-            "-sigfile",
-            signature,
-        ]
-    return [verifier.path, "dgst", "-sha256", "-verify", key_path, "-signature", signature, blob]
-
-
-def verify_builtin(key: PublicKey, blob: bytes, raw: bytes) -> str:
-    """The check in plain Python, for ECDSA P-256 only."""
-    import hashlib
-
-    if key.point is None:
-        hint = "put cosign or openssl on this host"
-        raise ConfigError("the built-in verifier reads only ECDSA P-256 keys, this one is %s" % key.kind, hint=hint)
-    r, s = parse_ecdsa_signature(raw)
-    good = verify_p256(key.point, hashlib.sha256(blob).digest(), r, s)
-    return "" if good else "the signature does not belong to this file and key"
+    if kind != "Ed25519":
+        return ["dgst", "-sha256", "-verify", "@key.pub", "-signature", "@raw", "@blob"]
+    if not verifier.knows("pkeyutl", "-rawin"):
+        raise ConfigError("%s cannot verify Ed25519; OpenSSL 3 can" % verifier.version, hint="put cosign on this host")
+    return ["pkeyutl", "-verify", "-pubin", "-inkey", "@key.pub", "-rawin", "-in", "@blob", "-sigfile", "@raw"]
 
 
 class ArchiveSource:
     """A bundle file as a stream of tar bytes; hashes the compressed file in the same pass.
 
-    read(n) gives n bytes, fewer only at the end. `facts()` gives (size, SHA-256 hex) of the file itself,
-    after reading what is left of it. A `.zst` goes through the zstd program.
+    fill(view) gives the next decompressed bytes, as TarStream wants them. facts() gives (size, SHA-256 hex)
+    of the file itself, after reading what is left of it. `compression` is what the first bytes say: zstd,
+    gzip or none. A zstd stream goes through Python 3.14's own module, else through the program.
     """
 
     def __init__(self, path: str, config: Config) -> None:
@@ -2798,109 +3028,123 @@ class ArchiveSource:
 
         self._hasher = hashlib.sha256()
         self._size = 0
-        self._path = path
-        self._left = b""  # decompressed and not yet asked for
+        self._pending = b""  # read and hashed, not yet decompressed
+        self._codec: Any = None
         self._process: Any = None
         self._feeder: Any = None
-        self._inflate: Any = None
+        self._error: OSError | None = None  # of the second thread
         try:
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed in close()
-        except OSError as error:
-            raise ConfigError("cannot read the bundle %s: %s" % (printable(path), error.strerror)) from None
-        head = self._file.read(4) or b""
-        self._file.seek(0)
-        if head == b"\x28\xb5\x2f\xfd":
-            self._start_zstd(find_program("zstd", config))
-        elif head[:2] == b"\x1f\x8b":
-            import zlib
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "the name is not valid"
+            raise ConfigError("cannot read the bundle %s: %s" % (printable(path), reason)) from None
+        self._view = memoryview(bytearray(TAR_BUFFER_BYTES))
+        self._head = self._read_file()
+        self.compression = sniff_compression(self._head)
+        self._new_codec = find_codec(self.compression)
+        self._program = ""
+        if self.compression == "zstd" and (self._new_codec is None or config.programs["zstd"]):
+            self._program = find_program("zstd", config)
+        self.readable = self.compression != "zstd" or bool(self._new_codec or self._program)
 
-            self._inflate = zlib.decompressobj(31)
-
-    def _start_zstd(self, program: str) -> None:
+    def _start_program(self) -> None:
+        """zstd, with a second thread that feeds it."""
         import subprocess
         import threading
 
-        if not program:
-            self._inflate = False  # cannot be read as an archive; facts() still can
-            return
+        nowhere = os.path.dirname(os.path.realpath(__file__))
         try:
             self._process = subprocess.Popen(
-                [program, "-dcq", "--no-progress"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=CHUNK_BYTES,
+                [self._program, "-dcq", "--no-progress"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, bufsize=0, env=program_environment(nowhere),
             )  # fmt: skip
         except OSError as error:
-            raise ConfigError("cannot run %s: %s" % (printable(program), error.strerror)) from None
+            raise ConfigError("cannot run %s: %s" % (printable(self._program), error.strerror)) from None
+        for pipe in (self._process.stdin, self._process.stdout):
+            widen_pipe(pipe.fileno())
         self._feeder = threading.Thread(target=self._feed, daemon=True)
         self._feeder.start()
 
     def _feed(self) -> None:
         """The second thread: file to hash and to zstd. When zstd stops taking, the hash goes on alone."""
         pipe = self._process.stdin
+        data: bytes | memoryview = self._head
         taken = True
-        while True:
-            data = self._read_file()
+        while data:
             try:
-                if taken:
-                    pipe.write(data) if data else pipe.close()
+                while taken and data:
+                    data = data[pipe.write(data) :]
             except OSError:
                 taken = False
-            if not data:
-                return
-
-    def _read_file(self) -> bytes:
-        data = self._file.read(CHUNK_BYTES) or b""
-        self._hasher.update(data)
-        self._size += len(data)
-        return data
-
-    @property
-    def readable(self) -> bool:
-        """False when nothing on this host can decompress the file."""
-        return self._inflate is not False
-
-    def read(self, count: int) -> bytes:
-        """The next `count` bytes of the tar stream; ArchiveError when the compression is broken."""
-        if self._process is not None:
-            return self._process.stdout.read(count) or self._end_zstd()
-        while len(self._left) < count:
-            data = self._read_file()
-            more = self._inflated(data) if self._inflate else data
-            if not data and not more:
-                break
-            self._left += more
-        data, self._left = self._left[:count], self._left[count:]
-        return data
-
-    def _inflated(self, data: bytes) -> bytes:
-        import zlib
-
+            try:
+                data = self._read_file()
+            except OSError as error:
+                self._error = error
+                data = b""
         try:
-            if self._inflate.eof:
-                data = self._inflate.unused_data + data
-                if not data:
-                    return b""
-                self._inflate = zlib.decompressobj(31)
-            out = bytes(self._inflate.decompress(self._inflate.unconsumed_tail + data, 4 * CHUNK_BYTES))
-            if not data and not out and not self._inflate.eof:
-                raise ArchiveError("the gzip stream ends early")
-            return out
-        except zlib.error:
-            raise ArchiveError("the gzip stream is damaged, or goes on after its end") from None
+            pipe.close()
+        except OSError:
+            pass
 
-    def _end_zstd(self) -> bytes:
-        if self._process.wait() != 0:
-            raise ArchiveError("the zstd stream is damaged, or goes on after its end")
-        return b""
+    def _read_file(self) -> memoryview:
+        """The next bytes of the file, hashed; good until the next call."""
+        count = self._file.readinto(self._view) or 0
+        data = self._view[:count]
+        self._hasher.update(data)
+        self._size += count
+        return data
+
+    def fill(self, view: memoryview) -> int:
+        """The next bytes of the tar stream; ArchiveError when the compression is broken."""
+        if self._program:
+            if self._process is None:
+                self._start_program()
+            count: int = self._process.stdout.readinto(view)
+            if not count and self._process.wait() != 0:
+                raise ArchiveError("the zstd stream is damaged, or goes on after its end")
+            return count
+        if self._new_codec is not None:
+            return self._inflate(view, self._new_codec)
+        data, self._head = self._head or self._read_file(), self._view[:0]
+        view[: len(data)] = data  # both have at least the size of what is read at once
+        return len(data)
+
+    def _inflate(self, view: memoryview, new_codec: Callable[[], Any]) -> int:
+        """Decompresses into `view`, frame after frame."""
+        while True:
+            if not self._pending:
+                self._pending, self._head = bytes(self._head or self._read_file()), self._view[:0]
+            ended = not self._pending
+            if self._codec is None:
+                if ended:
+                    return 0
+                self._codec = new_codec()
+            try:
+                out = self._codec.decompress(self._pending, len(view))
+            except Exception as error:  # zlib.error and compression.zstd.ZstdError have no common base
+                if isinstance(error, MemoryError):
+                    raise
+                raise ArchiveError("the %s stream is damaged, or goes on after its end" % self.compression) from None
+            self._pending = getattr(self._codec, "unconsumed_tail", b"")
+            if self._codec.eof:
+                self._pending, self._codec = self._codec.unused_data, None
+            if out:
+                view[: len(out)] = out
+                return len(out)
+            if ended and self._codec is not None:
+                raise ArchiveError("the %s stream ends early" % self.compression)
 
     def facts(self) -> tuple[int, str]:
         """(size in bytes, SHA-256 hex) of the file as stored."""
         if self._feeder is not None:
             self._process.stdout.close()  # whatever zstd still has to say is not wanted
             self._feeder.join()
+            if self._error is not None:
+                raise self._error
         else:
             while self._read_file():
                 pass
-        return self._size, self._hasher.hexdigest()
+        return self._size, str(self._hasher.hexdigest())
 
     def close(self) -> None:
         """Ends the program and the thread."""
@@ -2910,6 +3154,43 @@ class ArchiveSource:
             self._process.stdout.close()
             self._feeder.join()
         self._file.close()
+
+
+def sniff_compression(head: bytes | memoryview) -> str:
+    """zstd, gzip or none, by the first bytes; pzstd begins with a skippable frame (RFC 8878 3.1.2)."""
+    magic = bytes(head[:4])
+    if magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
+        return "zstd"
+    return "gzip" if magic[:2] == b"\x1f\x8b" else "none"
+
+
+def find_codec(compression: str) -> Callable[[], Any] | None:
+    """What makes a decompressor of this Python, or None."""
+    if compression == "gzip":
+        import zlib
+
+        return lambda: zlib.decompressobj(31)
+    if compression == "zstd":
+        import importlib
+
+        try:
+            module: Any = importlib.import_module("compression.zstd")
+        except ImportError:
+            return None
+        make: Callable[[], Any] = module.ZstdDecompressor
+        return make
+    return None
+
+
+def widen_pipe(descriptor: int) -> None:
+    """Makes a pipe hold more at once, where the system can (Linux's F_SETPIPE_SZ, 1031)."""
+    if sys.platform == "linux":
+        import fcntl
+
+        try:
+            fcntl.fcntl(descriptor, 1031, PIPE_BYTES)
+        except OSError:
+            pass
 
 
 # ==================================================================================================
@@ -5167,28 +5448,64 @@ def stream_bundle(app: App, run: Document) -> None:
 # ---- verify --------------------------------------------------------------------------------------
 
 
-class Evidence:
-    """The files of one verification, as bytes read once, and what they say."""
+KIT_NAMES = (MANIFEST_NAME, PROVENANCE_NAME, MANIFEST_NAME + ".sig", PROVENANCE_NAME + ".sig")
 
-    def __init__(self, manifest: str, provenance: str, manifest_signature: str, provenance_signature: str) -> None:
-        self.manifest = read_small(manifest, "manifest", MAX_JSON_BYTES)
-        self.provenance = read_small(provenance, "provenance", MAX_JSON_BYTES)
+
+class Evidence:
+    """The files of one verification, as bytes read once, and what they say.
+
+    `manifest`, `provenance`: bytes; `signatures`: of both, None where the default name is not there;
+    `documents`: parsed, None where not readable, with the reason in `faults`; `files`: what was read.
+    """
+
+    def __init__(self, args: Any) -> None:
+        self.kit: str = args.kit or ""
+        named = (args.manifest, args.provenance, args.manifest_signature, args.provenance_signature)
+        if not self.kit and not (args.manifest and args.provenance):
+            raise UsageError(
+                "verify needs --manifest and --provenance, or --kit", hint="see: stella export verify --help"
+            )
+        self.files: list[Document] = []
+        paths = [path or (self.kit_path(name) if self.kit else "") for path, name in zip(named, KIT_NAMES)]
+        self.manifest = self.read("manifest", paths[0], MAX_JSON_BYTES)
+        self.provenance = self.read("provenance", paths[1], MAX_JSON_BYTES)
         self.signatures = [
-            self._signature(manifest_signature, manifest),
-            self._signature(provenance_signature, provenance),
+            self._signature(bool(named[2]), paths[2] or paths[0] + ".sig", "manifest-signature"),
+            self._signature(bool(named[3]), paths[3] or paths[1] + ".sig", "provenance-signature"),
         ]
         self.faults: list[str] = []
-        self.documents = [
-            self._document(data, what) for data, what in ((self.manifest, "manifest"), (self.provenance, "provenance"))
-        ]
+        self.documents = [self._document(self.manifest, "manifest"), self._document(self.provenance, "provenance")]
+        self.bundle: str = args.bundle or self._kit_bundle()
 
-    @staticmethod
-    def _signature(named: str, document: str) -> bytes | None:
-        """The signature's bytes; None when the default name beside the document is not there."""
-        path = named or document + ".sig"
+    def kit_path(self, name: str) -> str:
+        """A file of the kit; a folder that somebody else packed may hold pipes and devices, which would hang."""
+        path = os.path.join(self.kit, name)
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise ConfigError("%s is not a regular file" % printable(path))
+        return path
+
+    def _kit_bundle(self) -> str:
+        """The bundle's path by the manifest's word, reduced to a base name; "" without a kit or a word."""
+        facts = as_dict((self.documents[0] or {}).get("bundle"))
+        name = safe_name(facts.get("name")) if self.kit else ""
+        return self.kit_path(name) if name else ""
+
+    def read(self, role: str, path: str, limit: int) -> bytes:
+        """A file's bytes, noted for the report."""
+        import hashlib
+
+        data = read_small(path, role.replace("-", " "), limit)
+        self.note(role, path, len(data), hashlib.sha256(data).hexdigest())
+        return data
+
+    def note(self, role: str, path: str, size: int, sha256: str) -> None:
+        """A file for the report."""
+        self.files.append({"role": role, "path": path, "size": size, "sha256": sha256})
+
+    def _signature(self, named: bool, path: str, role: str) -> bytes | None:
         if not named and not os.path.lexists(path):
             return None
-        return read_small(path, "signature", MAX_SIGNATURE_BYTES)
+        return self.read(role, path, MAX_SIGNATURE_BYTES)
 
     def _document(self, data: bytes, what: str) -> Document | None:
         try:
@@ -5203,46 +5520,61 @@ def verify_evidence(run_id: str, evidence: Evidence, key: PublicKey, verifier: V
     import hashlib
 
     checks = []
-    for name, blob, signature in zip(
-        ("manifest-signature", "provenance-signature"), (evidence.manifest, evidence.provenance), evidence.signatures
-    ):
+    names = ("manifest-signature", "provenance-signature")
+    for name, blob, signature in zip(names, (evidence.manifest, evidence.provenance), evidence.signatures):  # 1
         if signature is None:
             fault = "there is no signature file beside the document; name it with --%s" % name
         else:
             fault = verify_signature(verifier, key, blob, signature)
         checks.append(check_that(name, not fault, "good, checked by %s %s" % (verifier.name, verifier.version), fault))
     manifest, provenance = evidence.documents
-    checks.extend(check_schema(manifest, provenance))
-    checks.append(check_run_id(run_id, manifest, provenance))
-    if evidence.faults:
-        checks[-1] = Check("run-id", "fail", "; ".join(evidence.faults))
-    checks.append(check_manifest_digest(provenance, hashlib.sha256(evidence.manifest).hexdigest()))
-    checks.append(check_bundle_digest(manifest, provenance))
+    checks.extend(check_schema(manifest, provenance, evidence.faults))
+    checks.append(check_run_id(run_id, manifest, provenance))  # 2
+    checks.append(check_manifest_digest(provenance, hashlib.sha256(evidence.manifest).hexdigest()))  # 3
+    checks.append(check_bundle_digest(manifest, provenance))  # 4
     return checks
 
 
-def verify_bundle(app: App, manifest: Document | None, bundle: str, artifacts_wanted: bool) -> list[Check]:
-    """Checks 5 and 6 in one pass over the bundle; ConfigError when nothing can decompress it."""
-    if not bundle:
-        return [Check(name, "skipped", "no --bundle was given") for name in ("bundle", "artifacts")]
-    import hashlib
-
-    source = ArchiveSource(bundle, app.config)
+def verify_bundle(config: Config, evidence: Evidence, artifacts_wanted: bool) -> list[Check]:
+    """Checks 5 and 6 in one pass over the bundle."""
+    manifest, path = evidence.documents[0], evidence.bundle
+    if not path:
+        status, why = ("fail", "the manifest names no bundle") if evidence.kit else ("skipped", "no --bundle was given")
+        return [Check(name, status, why) for name in ("bundle", "artifacts")]
+    source = ArchiveSource(path, config)
     try:
-        inside = Check("artifacts", "skipped", "--no-artifacts was given")
-        if artifacts_wanted and source.readable:
-            try:
-                inside = check_members(read_artifacts(manifest), source.read, hashlib.sha256)
-            except ValueError as error:
-                inside = Check("artifacts", "fail", str(error))
-        elif artifacts_wanted:
-            inside = Check("artifacts", "unreadable", "nothing on this host can decompress a .zst bundle")
+        inside = check_artifacts(manifest, source) if artifacts_wanted else None  # 6
         size, sha256 = source.facts()
     except OSError as error:
-        raise ConfigError("cannot read the bundle %s: %s" % (printable(bundle), error.strerror)) from None
+        raise ConfigError("cannot read the bundle %s: %s" % (printable(path), error.strerror)) from None
     finally:
         source.close()
-    return [check_bundle(manifest, size, sha256), inside]
+    evidence.note("bundle", path, size, sha256)
+    return [
+        check_bundle(manifest, size, sha256),
+        inside or Check("artifacts", "skipped", "--no-artifacts was given"),
+    ]  # 5
+
+
+def check_artifacts(manifest: Document | None, source: ArchiveSource) -> Check:
+    """Check 6 over an open bundle; an error beside it when nothing on this host can decompress it."""
+    import hashlib
+
+    if not source.readable:
+        hint = "put zstd on this host (or in vendor/ beside stella.py), or check the rest with --no-artifacts"
+        why = "nothing on this host can decompress a .zst bundle"
+        return Check(
+            "artifacts", "skipped", why, ConfigError("the members of the bundle were not checked: " + why, hint=hint)
+        )
+    try:
+        artifacts = read_artifacts(manifest)
+        stated = as_dict((manifest or {}).get("bundle")).get("compression", source.compression)
+        if stated != source.compression:
+            fault = "the bundle's compression is %s, the manifest says %s" % (source.compression, quoted(str(stated)))
+            return Check("artifacts", "fail", fault)
+        return check_members(artifacts, source.fill, hashlib.sha256)
+    except ValueError as error:
+        return Check("artifacts", "fail", str(error))
 
 
 def check_registries(app: App, descriptors: Sequence[Json], offline: bool) -> Check:
@@ -5254,15 +5586,29 @@ def check_registries(app: App, descriptors: Sequence[Json], offline: bool) -> Ch
         ref, digest = as_text(item.get("ref")), parse_digest(item.get("digest"))
         if not ref or not digest:
             return Check("oci", "fail", "an oci descriptor lacks a ref or a sha256 digest")
-        stated = fetch_registry_digest(app, ref)
+        try:
+            url, name = parse_oci_ref(ref)
+        except ValueError as error:
+            return Check("oci", "fail", "the oci reference %s %s" % (quoted(ref), error))
+        stated = fetch_registry_digest(app, ref, url, name)
         if parse_digest(stated) != digest:
             said = "has " + printable(stated)[:80] if stated else "gives no digest"
             return Check("oci", "fail", "%s should be sha256:%s, the registry %s" % (printable(ref), digest, said))
     return Check("oci", "pass", "%d of %d at the registry as described" % (len(found), len(found)))
 
 
+def verify_registries(app: App, manifest: Document | None, signed: bool, offline: bool) -> Check:
+    """Check 7 for verify: asks only about a signed manifest, so that a forged one cannot make this host call out."""
+    if not signed and not offline:
+        return Check("oci", "skipped", "the manifest is not signed by this key, so nobody is asked")
+    try:
+        return check_registries(app, as_list((manifest or {}).get("distribution")), offline)
+    except StellaError as error:
+        return Check("oci", "skipped", error.message, error)
+
+
 def parse_oci_ref(ref: str) -> tuple[Url, str]:
-    """`registry/name:tag` or `registry/name@sha256:...` to (manifest URL, repository name)."""
+    """`registry/name:tag` or `registry/name@sha256:...` to (manifest URL, repository name); else ValueError."""
     import re
 
     host_pattern = r"([a-z0-9.-]+(?::\d+)?|\[[0-9a-f:]+\](?::\d+)?)"
@@ -5270,14 +5616,11 @@ def parse_oci_ref(ref: str) -> tuple[Url, str]:
     pattern = host_pattern + "/" + name_pattern + r"(?::([\w][\w.-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?"
     match = re.fullmatch(pattern, ref, re.ASCII)
     if match is None:
-        raise VerificationError("the oci reference %s is not registry/name:tag" % quoted(ref))
+        raise ValueError("is not registry/name:tag")
     host, name, tag, digest = match.groups()
     bare = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
     scheme = "http" if is_loopback(bare.strip("[]")) else "https"
-    try:
-        return parse_url("%s://%s/v2/%s/manifests/%s" % (scheme, host, name, digest or tag or "latest")), name
-    except ValueError as error:
-        raise VerificationError("the oci reference %s %s" % (quoted(ref), error)) from None
+    return parse_url("%s://%s/v2/%s/manifests/%s" % (scheme, host, name, digest or tag or "latest")), name
 
 
 OCI_ACCEPT = (
@@ -5286,10 +5629,9 @@ OCI_ACCEPT = (
 )
 
 
-def fetch_registry_digest(app: App, ref: str) -> str:
+def fetch_registry_digest(app: App, ref: str, url: Url, name: str) -> str:
     """Docker-Content-Digest of a reference (OCI distribution spec, HEAD manifests), asked anonymously."""
     http = app.anonymous_http()
-    url, name = parse_oci_ref(ref)
     headers: dict[str, str | bytes] = {"Accept": OCI_ACCEPT}
     hint = "--offline skips this check"
     for _ in range(2):
@@ -5340,32 +5682,47 @@ def fetch_registry_token(http: Http, registry: Url, challenge: str, name: str) -
     return token
 
 
-def verify_report(run_id: str, checks: Sequence[Check], verifier: Verifier, key: PublicKey) -> Document:
-    """The JSON report of contract 4."""
+def verify_report(
+    run_id: str, checks: Sequence[Check], verifier: Verifier, key: PublicKey, evidence: Evidence
+) -> Document:
+    """The JSON report of contract 4. What it repeats from the manifest is null unless the signature is good."""
     import hashlib
 
+    signed = evidence.documents[0] if checks[0].status == "pass" else None
     return {
         "runId": run_id,
-        "verified": all(check.status in ("pass", "skipped") for check in checks),  # not what was unreadable
-        "verifier": {"name": verifier.name, "version": verifier.version},
-        "key": {"sha256": hashlib.sha256(key.der).hexdigest()},
-        "checks": [
-            {"name": check.name, "status": check.status.replace("unreadable", "skipped"), "detail": check.detail}
-            for check in checks
-        ],
-    }
+        "tenant": as_text((signed or {}).get("tenant")) or None,
+        "createdAt": as_text((signed or {}).get("createdAt")) or None,
+        "verified": all(check.status != "fail" and check.error is None for check in checks),
+        "verifier": {
+            "name": verifier.name, "version": verifier.version, "path": verifier.path, "sha256": file_facts(verifier.path)[1],
+        },
+        "key": {"kind": key.kind, "sha256": hashlib.sha256(key.der).hexdigest()},
+        "checks": [{"name": check.name, "status": check.status, "detail": check.detail} for check in checks],
+        "files": evidence.files,
+    }  # fmt: skip
 
 
 def verify_view(report: Document) -> list[str]:
-    """The report for people; the verdict comes once, last."""
-    lines = [
-        "%-8s %-21s %s" % (check["status"], check["name"], printable(check["detail"])) for check in report["checks"]
+    """The report for people; the verdict comes once, last, and the word "verified" only where it is true."""
+    checks, verifier, key = report["checks"], report["verifier"], report["key"]
+    lines = ["%-8s %-21s %s" % (check["status"], check["name"], printable(check["detail"])) for check in checks]
+    lines += [
+        "read     %-21s %s sha256:%s" % (file["role"], printable(file["path"]), file["sha256"])
+        for file in report["files"]
     ]
-    lines.append(
-        "verifier %s %s, key sha256:%s"
-        % (report["verifier"]["name"], report["verifier"]["version"], report["key"]["sha256"])
-    )
-    lines.append("run %s: %s" % (printable(report["runId"]), "verified" if report["verified"] else "NOT VERIFIED"))
+    lines.append("verifier %s %s, %s sha256:%s" % (
+        verifier["name"], verifier["version"], printable(verifier["path"]), verifier["sha256"],
+    ))  # fmt: skip
+    lines.append("key      %s sha256:%s" % (key["kind"], key["sha256"]))
+    if report["tenant"]:
+        lines.append(
+            "signed   tenant %s, created %s" % (printable(report["tenant"]), printable(report["createdAt"] or "?"))
+        )
+    skipped = [check["name"] for check in checks if check["status"] == "skipped"]
+    if skipped:
+        lines.append("not checked: " + ", ".join(skipped))
+    lines.append("run %s: %s" % (printable(report["runId"]), "verified" if report["verified"] else "REFUSED"))
     return lines
 
 
@@ -5452,8 +5809,8 @@ def examine_verifier(name: str, app: App) -> Finding:
             if not path and name == "openssl" and app.config.dpop_key:
                 return Finding(name, "fail", "not on this host, and the DPoP key signs through it", "install openssl")
             if not path:
-                use = "reads Sigstore bundles" if name == "cosign" else "signs DPoP proofs"
-                return Finding(name, "warn", "not on this host", "needed only where it alone %s" % use)
+                use = "reads other keys than ECDSA P-256" if name == "cosign" else "signs DPoP proofs"
+                return Finding(name, "warn", "not on this host", "needed only where no other %s" % use)
             version = program_version(name, path)
         verifier = Verifier(name, path, version)
         refused = verify_signature(verifier, key, TEST_BLOB, TEST_SIGNATURE)
@@ -6043,26 +6400,25 @@ PROVENANCE = Command(
 def cmd_verify(app: App, args: Any) -> int:
     """Checks 1 to 8 of contract 4; never calls the gateway."""
     verifier = choose_verifier(args.verifier or "auto", app.config)
+    evidence = Evidence(args)
     try:
-        key = parse_public_key(read_small(args.key, "key", MAX_KEY_BYTES))
+        key = parse_public_key(evidence.read("key", args.key, MAX_KEY_BYTES))
     except ValueError as error:
         raise ConfigError("the key %s %s" % (printable(args.key), error)) from None
-    evidence = Evidence(args.manifest, args.provenance, args.manifest_signature or "", args.provenance_signature or "")
     manifest = evidence.documents[0]
-    checks = verify_evidence(args.run_id, evidence, key, verifier)
-    checks += verify_bundle(app, manifest, args.bundle or "", not args.no_artifacts)
-    checks.append(check_registries(app, as_list((manifest or {}).get("distribution")), args.offline))
-    checks.append(check_age(manifest, args.max_age, app.clock.now()))
-    unreadable = [check for check in checks if check.status == "unreadable"]
-    report = verify_report(args.run_id, checks, verifier, key)
+    checks = verify_evidence(args.run_id, evidence, key, verifier)  # 1 to 4
+    checks += verify_bundle(app.config, evidence, not args.no_artifacts)  # 5, 6
+    checks.append(verify_registries(app, manifest, checks[0].status == "pass", args.offline))  # 7
+    checks.append(check_age(manifest, args.max_age, app.clock.now()))  # 8
+    report = verify_report(args.run_id, checks, verifier, key, evidence)
     app.show(report, lambda: verify_view(report), args.output)
     failed = [check.name for check in checks if check.status == "fail"]
     if failed:
         hint = "do not use these files; fetch them again and compare the key with the tenant's"
-        raise VerificationError("run %s is not verified: failed %s" % (args.run_id, ", ".join(failed)), hint=hint)
-    if unreadable:
-        hint = "put zstd on this host (or in vendor/ beside stella.py), or check the rest with --no-artifacts"
-        raise ConfigError("the members of the bundle were not checked: %s" % unreadable[0].detail, hint=hint)
+        raise VerificationError("run %s is refused: failed %s" % (printable(args.run_id), ", ".join(failed)), hint=hint)
+    for check in checks:
+        if check.error is not None:
+            raise check.error
     return EXIT_OK
 
 
@@ -6070,9 +6426,10 @@ VERIFY = Command(
     "export verify", "Prove offline that manifest, provenance and bundle are what was signed.", cmd_verify,
     (
         RUN,
-        Arg("--manifest", "the manifest, export.json", "FILE", "file", required=True),
-        Arg("--provenance", "the provenance, provenance.json", "FILE", "file", required=True),
         Arg("--key", "the tenant's public key, PEM", "FILE", "file", required=True),
+        Arg("--manifest", "the manifest, export.json", "FILE", "file"),
+        Arg("--provenance", "the provenance, provenance.json", "FILE", "file"),
+        Arg("--kit", "take all of them, and the bundle, from this folder (export kit makes one)", "DIR", "file"),
         Arg("--bundle", "check this bundle and every member of it as well", "FILE", "file"),
         Arg("--manifest-signature", "default: the manifest's name with .sig", "FILE", "file"),
         Arg("--provenance-signature", "default: the provenance's name with .sig", "FILE", "file"),
@@ -6081,7 +6438,10 @@ VERIFY = Command(
         Arg("--max-age", "fail when the manifest is older than this", "DAYS", "days"),
         Arg("--no-artifacts", "do not look into the bundle", kind="flag"),
     ),
-    ("stella export verify run-20251029-01 --manifest export.json --provenance provenance.json --key acme.pub",),
+    (
+        "stella export verify run-20251029-01 --manifest export.json --provenance provenance.json --key acme.pub",
+        "stella export verify run-20251029-01 --kit kit/ --key acme.pub --max-age 30 --offline",
+    ),
     (EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_VERIFICATION, EXIT_NETWORK, EXIT_CONFIG),
 )  # fmt: skip
 
