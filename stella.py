@@ -5695,7 +5695,8 @@ def verify_report(
         "createdAt": as_text((signed or {}).get("createdAt")) or None,
         "verified": all(check.status != "fail" and check.error is None for check in checks),
         "verifier": {
-            "name": verifier.name, "version": verifier.version, "path": verifier.path, "sha256": file_facts(verifier.path)[1],
+            "name": verifier.name, "version": verifier.version, "path": verifier.path,
+            "sha256": file_facts(verifier.path)[1],
         },
         "key": {"kind": key.kind, "sha256": hashlib.sha256(key.der).hexdigest()},
         "checks": [{"name": check.name, "status": check.status, "detail": check.detail} for check in checks],
@@ -5810,7 +5811,7 @@ def examine_verifier(name: str, app: App) -> Finding:
                 return Finding(name, "fail", "not on this host, and the DPoP key signs through it", "install openssl")
             if not path:
                 use = "reads other keys than ECDSA P-256" if name == "cosign" else "signs DPoP proofs"
-                return Finding(name, "warn", "not on this host", "needed only where no other %s" % use)
+                return Finding(name, "warn", "not on this host", "needed only where it alone %s" % use)
             version = program_version(name, path)
         verifier = Verifier(name, path, version)
         refused = verify_signature(verifier, key, TEST_BLOB, TEST_SIGNATURE)

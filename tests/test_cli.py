@@ -126,7 +126,7 @@ USAGE = {
     "abbreviated flag": (("export", "run", "watch", "X", "--foll"), "unrecognized arguments: --foll", "see: "),
     "abbreviated version": (("--vers",), "unrecognized arguments: --vers", "see: "),
     "missing argument": (("export", "run", "show"), "required: RUN", "see: stella export run show --help"),
-    "missing option": (("export", "verify", "X"), "required: --manifest, --provenance, --key", "see: "),
+    "missing option": (("export", "verify", "X"), "required: --key", "see: "),
     "too many arguments": (("export", "run", "show", "X", "Y"), "unrecognized arguments: Y", "see: "),
     "option without its value": (("export", "run", "ls", "--tail"), "--tail: expected one argument", "see: "),
     "value for a flag": (("export", "run", "ls", "--all=yes"), "--all: ignored explicit argument", "see: "),

@@ -73,7 +73,7 @@ pass     python     VERSION at PYTHON on PLATFORM
 pass     tls        OPENSSL
 CAS
 warn     cosign     not on this host
-                    -> needed only where it alone reads Sigstore bundles
+                    -> needed only where it alone reads other keys than ECDSA P-256
 warn     openssl    not on this host
                     -> needed only where it alone signs DPoP proofs
 pass     builtin    ECDSA P-256 keys only, in plain Python
