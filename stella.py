@@ -2956,7 +2956,7 @@ def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature:
         return "%s refuses the signature: %s" % (verifier.name, said)
     if not verifier.proven:
         # One that says yes to everything is no verifier: the same signature over other bytes must be refused.
-        if ask_verifier(verifier, key, blob + b"\n", raw, sigstore, without)[0] == 0:
+        if ask_verifier(verifier, key, b"not " + blob, raw, sigstore, without)[0] == 0:
             raise ConfigError("%s takes any signature for good" % printable(verifier.path), hint="use another verifier")
         verifier.proven = True
     return ""
