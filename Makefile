@@ -1,6 +1,11 @@
 # stella: one file, no packages. Everything here needs Python 3.9 or newer, make, and for the tests pip.
 # PYTHON=... picks another Python; each one gets an environment of its own under .venv/.
+# `make test` runs on the oldest and the newest Python that tests/pythons.sh finds here, with PYTHONS=all on every one,
+# with PYTHONS='python3.9 python3.12' on these, with PYTHON=... on that one alone.
 
+ifndef PYTHONS
+PYTHONS := $(if $(filter undefined,$(origin PYTHON)),ends,$(PYTHON))
+endif
 PYTHON ?= python3
 PYVER  := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 TEST_ENV  = .venv/test-$(PYVER)
@@ -14,12 +19,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 # Checked by mypy --strict and ruff; vendor/fetch is Python without the ending.
-SCRIPTS = .ci/run install.sh tests/demo.sh
-TYPED   = stella.py tests/gateway.py vendor/fetch
+SCRIPTS = .ci/run install.sh tests/demo.sh tests/pythons.sh
+TYPED   = stella.py tests/gateway.py vendor/fetch vendor/kit
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test audit bench vendor clean tools
+.PHONY: help demo test test-one audit bench kit vendor clean tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +32,12 @@ help: ## show this list
 demo: tools ## run the guide's CI recipe against a local gateway, then tamper with it
 	@PYTHON='$(PYTHON)' sh tests/demo.sh
 
-test: $(TEST_ENV)/installed vendor tools ## run the tests with the real cosign, zstd and openssl (ARGS='-k resume' picks some)
+test: tools ## run the tests with the real cosign, zstd and openssl (ARGS='-k resume' picks some; PYTHONS=all)
+	@pythons='$(PYTHONS)'; case $$pythons in all | ends) pythons=$$(sh tests/pythons.sh "$$pythons") ;; esac; \
+	for python in $$pythons; do \
+	  echo "make: the suite on $$python" && $(MAKE) --no-print-directory test-one PYTHON="$$python" || exit 1; done
+
+test-one: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/python -m pytest -c tests/pytest.ini --rootdir=. $(ARGS)
 
 audit: $(AUDIT_ENV)/installed vendor tools ## check types, style and shell scripts, then run the slow tests of tests/audit
@@ -35,6 +45,10 @@ audit: $(AUDIT_ENV)/installed vendor tools ## check types, style and shell scrip
 
 bench: $(BENCH_ENV)/installed vendor tools ## measure beside curl, openssl and others, as ratios (ARGS='watch' picks one)
 	$(BENCH_ENV)/bin/python tests/bench/run.py $(ARGS)
+
+kit: vendor ## pack dist/stella-offline-kit-VERSION.tar.gz, the same bytes each time (KEY=release.pem signs it)
+	@$(PYTHON) vendor/fetch --zstd
+	@$(PYTHON) vendor/kit $(if $(KEY),--key '$(KEY)')
 
 vendor: ## put the real cosign 2 and 3 into vendor/bin (what came from where: vendor/bin/COSIGN.txt)
 	@$(PYTHON) vendor/fetch

@@ -63,11 +63,11 @@ usage: sh install.sh [--prefix DIR] [--from URL] [--dry-run] [--uninstall]
 END
 }
 
-find_python() {  # the real path of the newest suitable Python, or nothing
+find_pythons() {  # the real paths of the suitable Pythons, newest first, or nothing
     for name in $PYTHONS; do
         # a name can be there and not work: a pyenv shim of a version that is switched off
         ! have "$name" || "$name" -I -c "$PROBE" 2>/dev/null || :
-    done | sort -rn -k 1,1 | sed -n '1s/^[0-9]* //p'
+    done | sort -rn -k 1,1 | sed 's/^[0-9]* //'
 }
 
 sha256_of() {
@@ -178,7 +178,8 @@ put_vendor() {
 }
 
 install_stella() {
-    python=$(find_python)
+    pythons=$(find_pythons)
+    python=$(printf '%s\n' "$pythons" | sed 1q)
     [ -n "$python" ] || fail "no python3 of version 3.9 or newer on PATH; install one first"
     if [ -e "$bin/stella" ] && ! grep -q "^$MARK" "$bin/stella" 2>/dev/null; then
         fail "$bin/stella is there and not from this installer; move it away or choose another --prefix"
@@ -214,9 +215,12 @@ install_stella() {
         return
     fi
     # bytecode now: the users of a shared prefix could not write it later
-    for name in "$python" $PYTHONS; do
-        "$name" -I -c 'import sys, py_compile
-if sys.version_info >= (3, 9): py_compile.compile(sys.argv[1])' "$lib/stella.py" >/dev/null 2>&1 || :
+    compiled=
+    printf '%s\n' "$pythons" | while read -r name; do
+        [ "$name" != "$compiled" ] || continue  # python3 is most often one of the others
+        "$name" -I -c 'import sys, py_compile; py_compile.compile(sys.argv[1])' "$lib/stella.py" \
+            </dev/null >/dev/null 2>&1 || :
+        compiled=$name
     done
     "$bin/stella" --version >/dev/null || fail "$bin/stella does not start"
     say "installed $version: $bin/stella, run by $python"
