@@ -3339,7 +3339,11 @@ class Response:
     def close(self, reuse: bool = False) -> None:
         """Done with the answer; `reuse` when its body was read to the end."""
         release, self._release = self._release, _released
-        release(reuse and self.raw.isclosed() and not self.raw.will_close)
+        # read1() counts down to 0 and leaves the answer open (CPython before 3.13): nothing could follow it.
+        reuse = reuse and (self.raw.length == 0 or self.raw.isclosed()) and not self.raw.will_close
+        if reuse:
+            self.raw.close()
+        release(reuse)
 
 
 def _released(_: bool) -> None:
@@ -3662,6 +3666,8 @@ class Http:
 
     def send(self, request: Request) -> Response:
         """One request, one answer, no redirect; a kept connection that has died meanwhile is replaced."""
+        import socket
+
         timeout = self.timeout(request.timeout)
         while True:
             headers = self.headers(request)
@@ -3670,7 +3676,7 @@ class Http:
                 raw, used_socket = self._roundtrip(connection, request, headers)
             except Exception as error:  # noqa: BLE001 - tls_error raises what it does not know
                 connection.close()
-                if used and isinstance(error, ConnectionError):  # closed while idle (RFC 9112 9.3.1); no timeout
+                if used and not isinstance(error, socket.timeout):  # closed while it was idle (RFC 9112 9.3.1)
                     continue
                 raise tls_error(error, request.url, self.config) from None
             except BaseException:
