@@ -3985,7 +3985,7 @@ def give_up(failure: StellaError, attempts: int) -> StellaError:
 
 
 def choose_proxy(url: Url, config: Config) -> Url | None:
-    """The proxy for a URL, as curl chooses it, with three differences of ours (tests/data/proxy_curl.json).
+    """The proxy for a URL, as curl chooses it, with differences of ours (tests/data/no_proxy.txt).
 
     A loopback host is never asked for through a proxy: it would be the proxy's loopback, and the token
     would leave this machine in the clear. HTTP_PROXY counts in upper case too. NO_PROXY takes ports.
@@ -4040,7 +4040,7 @@ def bypasses_proxy(url: Url, no_proxy: str) -> bool:
             continue
         if address is not None:
             try:
-                if address in ipaddress.ip_network(name.strip("[]"), strict=False):
+                if "." not in name.partition("/")[2] and address in ipaddress.ip_network(name.strip("[]"), strict=False):
                     return True
             except ValueError:
                 pass
