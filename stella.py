@@ -3371,7 +3371,7 @@ def transport_error(error: Exception, url: Url, what: str = "") -> StellaError:
         return TransportError("%s does not speak HTTP as it should: %s" % (where, reason))
     if isinstance(error, OSError):
         reason = getattr(error, "reason", None) or error.strerror or str(error)  # the first: ssl.SSLError
-        return TransportError("cannot reach %s: %s" % (where, printable(str(reason))[:120]))
+        return TransportError("cannot reach %s: %s" % (where, printable(str(reason))[:120].replace("_", " ")))
     raise error
 
 
@@ -3627,8 +3627,10 @@ class Http:
         import http.client
         import socket
 
-        url = request.url
+        url, trusted = request.url, self.is_trusted(request)
         proxy = choose_proxy(url, self.config)
+        if url.scheme == "https" and trusted not in self._contexts:
+            self._contexts[trusted] = new_tls_context(self.config, trusted)
         host, port = (proxy.host, proxy.port) if proxy else (url.host, url.port)
         what = "the proxy %s:%d (%s)" % (host, port, self.config.source(url.scheme + "_proxy")) if proxy else ""
         try:
@@ -3640,9 +3642,6 @@ class Http:
             if url.scheme == "https":
                 if proxy:
                     open_tunnel(sock, url, proxy_authorization(self.config, "https"), what)
-                trusted = self.is_trusted(request)
-                if trusted not in self._contexts:
-                    self._contexts[trusted] = new_tls_context(self.config, trusted)
                 sock = self._contexts[trusted].wrap_socket(sock, server_hostname=url.host)
         except BaseException as error:
             sock.close()
@@ -4040,7 +4039,9 @@ def bypasses_proxy(url: Url, no_proxy: str) -> bool:
             continue
         if address is not None:
             try:
-                if "." not in name.partition("/")[2] and address in ipaddress.ip_network(name.strip("[]"), strict=False):
+                if "." not in name.partition("/")[2] and address in ipaddress.ip_network(
+                    name.strip("[]"), strict=False
+                ):
                     return True
             except ValueError:
                 pass

@@ -31,53 +31,123 @@ def origin(text: str):
 
 # ---- what an origin is
 
-@pytest.mark.parametrize("text", [
-    "http://g.example", "https://g.example:444", "https://g.example.:443", "https://sub.g.example",
-    "https://g.example.evil", "https://xn--g-example", "https://[::1]", "https://g.example:80",
-])
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://g.example",
+        "https://g.example:444",
+        "https://g.example.:443",
+        "https://sub.g.example",
+        "https://g.example.evil",
+        "https://xn--g-example",
+        "https://[::1]",
+        "https://g.example:80",
+    ],
+)
 def test_another_origin_is_another_origin(text):
     assert origin(text) != origin("https://g.example")
 
 
-@pytest.mark.parametrize(("text", "same"), [
-    ("HTTPS://G.Example/", "https://g.example"), ("https://g.example:443/x?y", "https://g.example"),
-    ("https://[0:0::0001]:1", "https://[::1]:1"), ("https://bücher.example", "https://xn--bcher-kva.example"),
-    ("https://BÜCHER.example", "https://xn--bcher-kva.example"),
-    ("https://ｇ.example", "https://g.example"),  # a full-width g is a g to IDNA: the very host that is asked
-])
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("HTTPS://G.Example/", "https://g.example"),
+        ("https://g.example:443/x?y", "https://g.example"),
+        ("https://[0:0::0001]:1", "https://[::1]:1"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("https://BÜCHER.example", "https://xn--bcher-kva.example"),
+        ("https://ｇ.example", "https://g.example"),  # a full-width g is a g to IDNA: the very host that is asked
+    ],
+)
 def test_one_origin_in_two_spellings(text, same):
     assert origin(text) == origin(same)
 
 
-@pytest.mark.parametrize("text", [
-    "https://token@g.example", "https://a:b@g.example", "https://g.example@evil.example", "https://evil\\@g.example",
-    "https://evil.example\\.g.example", "https://g.example/ x", "https://g.example\n.evil", "https://[::1].evil",
-    "https://[::1", "https://[evil]", "https://[v1.x]", "https://g.example:0", "https://g.example:65536",
-    "https://g.example:٤٤٣", "https://g.example:+443", "https://g.example:4_4", "https://", "https:///x", "//g.example",
-    "ftp://g.example", "javascript:x", "", "https://a..b", "https://.a", "https://" + "a" * 64, "https://g%2eexample",
-    "https://g.example／x", "https://" + "a." * 130, "https://a\u202e.b", "https://é" + "a" * 70, "https://[fe80::1%25lo]",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://token@g.example",
+        "https://a:b@g.example",
+        "https://g.example@evil.example",
+        "https://evil\\@g.example",
+        "https://evil.example\\.g.example",
+        "https://g.example/ x",
+        "https://g.example\n.evil",
+        "https://[::1].evil",
+        "https://[::1",
+        "https://[evil]",
+        "https://[v1.x]",
+        "https://g.example:0",
+        "https://g.example:65536",
+        "https://g.example:٤٤٣",
+        "https://g.example:+443",
+        "https://g.example:4_4",
+        "https://",
+        "https:///x",
+        "//g.example",
+        "ftp://g.example",
+        "javascript:x",
+        "",
+        "https://a..b",
+        "https://.a",
+        "https://" + "a" * 64,
+        "https://g%2eexample",
+        "https://g.example／x",
+        "https://" + "a." * 130,
+        "https://a\u202e.b",
+        "https://é" + "a" * 70,
+        "https://[fe80::1%25lo]",
+    ],
+)
 def test_no_url_of_ours(text):
     with pytest.raises(ValueError) as caught:
         stella.parse_url(text)
     assert len(text) < 12 or text not in str(caught.value)
 
 
-@pytest.mark.parametrize(("host", "loopback"), [
-    ("localhost", True), ("127.0.0.1", True), ("127.255.1.9", True), ("::1", True),
-    ("127.0.0.999", False), ("127.0.0.01", False), ("127.1", False), ("localhost.evil", False), ("128.0.0.1", False),
-    ("127.0.0.1.evil", False), ("0.0.0.0", False), ("::ffff:127.0.0.1", False), ("1270.0.0.1", False), ("", False),
-])
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.255.1.9", True),
+        ("::1", True),
+        ("127.0.0.999", False),
+        ("127.0.0.01", False),
+        ("127.1", False),
+        ("localhost.evil", False),
+        ("128.0.0.1", False),
+        ("127.0.0.1.evil", False),
+        ("0.0.0.0", False),
+        ("::ffff:127.0.0.1", False),
+        ("1270.0.0.1", False),
+        ("", False),
+    ],
+)
 def test_loopback_is_written_out(host, loopback):
     assert stella.is_loopback(host) is loopback
 
 
-@pytest.mark.parametrize(("reference", "result"), [
-    ("/x", "https://g.example/x"), ("x", "https://g.example/a/x"), ("//evil.example/x", "https://evil.example/x"),
-    ("?q", "https://g.example/a/b"), ("https:/x", "https://g.example/x"), ("http:/x", None), ("\\\\evil.example", "https://g.example"),
-    ("http://g.example/x", "http://g.example/x"), ("//g.example:444/", "https://g.example:444/"), (" //evil", None),
-    ("//u@evil", None), ("data:,x", None), ("https://g.example\t.evil", None), ("", "https://g.example/a/b"),
-])
+@pytest.mark.parametrize(
+    ("reference", "result"),
+    [
+        ("/x", "https://g.example/x"),
+        ("x", "https://g.example/a/x"),
+        ("//evil.example/x", "https://evil.example/x"),
+        ("?q", "https://g.example/a/b"),
+        ("https:/x", "https://g.example/x"),
+        ("http:/x", None),
+        ("\\\\evil.example", "https://g.example"),
+        ("http://g.example/x", "http://g.example/x"),
+        ("//g.example:444/", "https://g.example:444/"),
+        (" //evil", None),
+        ("//u@evil", None),
+        ("data:,x", None),
+        ("https://g.example\t.evil", None),
+        ("", "https://g.example/a/b"),
+    ],
+)
 def test_a_reference_leads_where_a_browser_would_go_or_nowhere(reference, result):
     base = stella.parse_url("https://g.example/a/b?c")
     try:
@@ -89,9 +159,13 @@ def test_a_reference_leads_where_a_browser_would_go_or_nowhere(reference, result
 
 # ---- redirects
 
+
 def redirect_to(wire, form: str) -> str:
-    return {"absolute": f"{wire.url}/x?sig=presigned", "scheme-relative": f"//{wire.origin}/x",
-            "other port": f"http://127.0.0.1:{wire.port}/api/export/runs"}[form]
+    return {
+        "absolute": f"{wire.url}/x?sig=presigned",
+        "scheme-relative": f"//{wire.origin}/x",
+        "other port": f"http://127.0.0.1:{wire.port}/api/export/runs",
+    }[form]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -127,10 +201,20 @@ def test_whoever_was_sent_elsewhere_comes_back_as_a_stranger(cli, gw):
     assert "Authorization" not in gw.requests[-1].headers
 
 
-@pytest.mark.parametrize("location", [
-    "ftp://127.0.0.1/", "http://user:secret@127.0.0.1/", "http://127.0.0.1:99999/", "http://[::1/", "", "\x85http://x",
-    "file:///etc/passwd", "http://127.0.0.1 /", "http://a..b/",
-])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://127.0.0.1/",
+        "http://user:secret@127.0.0.1/",
+        "http://127.0.0.1:99999/",
+        "http://[::1/",
+        "",
+        "\x85http://x",
+        "file:///etc/passwd",
+        "http://127.0.0.1 /",
+        "http://a..b/",
+    ],
+)
 def test_a_redirect_to_no_place_is_an_error_in_one_line(cli, gw, location):
     with Wire(reply(302, b"", f"Location: {location}")) as bad:
         result = cli("run", "ls", env={"STELLA_SERVER": bad.url, "STELLA_TOKEN": "t-oken-t"})
@@ -186,13 +270,18 @@ def test_events_that_go_elsewhere_take_no_event_id_along(cli, gw):
 
 # ---- links, objects, registries
 
+
 @pytest.mark.parametrize("form", ["absolute", "scheme-relative", "userinfo", "other scheme"])
 def test_a_link_elsewhere_is_not_followed_at_all(cli, gw, tmp_path, form):
     run = gw.make_bundle_run(b"bundle", name="export.tar")
     with Wire(reply(200, b"bundle")) as other:
         host = gw.url.partition("//")[2]
-        link = {"absolute": other.url, "scheme-relative": f"//{other.origin}/", "userinfo": f"http://{host}@{other.origin}/",
-                "other scheme": f"https://{host}/"}[form]
+        link = {
+            "absolute": other.url,
+            "scheme-relative": f"//{other.origin}/",
+            "userinfo": f"http://{host}@{other.origin}/",
+            "other scheme": f"https://{host}/",
+        }[form]
         gw.patch_run(run["runId"], links=dict.fromkeys(("self", "events", "download"), link))
         assert cli("download", run["runId"], "--offline", "--output", tmp_path / "b", gw=gw).code == 0
         assert cli("run", "watch", run["runId"], gw=gw).code == 0
@@ -214,8 +303,9 @@ def test_a_presigned_download_gets_no_credentials_and_its_query_is_not_printed(c
 def test_an_object_store_gets_no_credentials_even_on_the_gateways_origin(cli, gw, tmp_path):
     run = gw.make_bundle_run(b"bundle", name="export.tar")
     gw.patch_run(run["runId"], distribution=[{"type": "object", "bucket": "b", "key": "k/export.tar"}])
-    result = cli("download", run["runId"], "--output", tmp_path / "b", gw=gw,
-                 env={"STELLA_EXPORT_OBJECT_ENDPOINT": gw.url})
+    result = cli(
+        "download", run["runId"], "--output", tmp_path / "b", gw=gw, env={"STELLA_EXPORT_OBJECT_ENDPOINT": gw.url}
+    )
     assert result.code == 0, result
     stored = [request for request in gw.requests if request.path == "/b/k/export.tar"]
     assert stored
@@ -228,8 +318,10 @@ def test_a_registry_gets_its_own_token_and_takes_it_nowhere_else(cli, gw, tmp_pa
         challenge = f'WWW-Authenticate: Bearer realm="{realm.url}/t?account=x",service="s"'
         answers = [reply(401, b"", challenge), reply(307, b"", f"Location: {third.url}/v2/")]
         with Wire(answers) as registry:
-            gw.patch_run(run["runId"], distribution=[{"type": "oci", "ref": f"{registry.origin}/e/acme:1",
-                                                      "digest": "sha256:" + "0" * 64}])
+            gw.patch_run(
+                run["runId"],
+                distribution=[{"type": "oci", "ref": f"{registry.origin}/e/acme:1", "digest": "sha256:" + "0" * 64}],
+            )
             cli("download", run["runId"], "--output", tmp_path / "b", gw=gw)
     assert registry.seen[1].headers["authorization"] == "Bearer pull-token"
     assert [is_stranger(seen) for seen in (*realm.seen, *third.seen, registry.seen[0])] == [True] * 3
@@ -240,8 +332,10 @@ def test_the_realm_of_a_registry_cannot_be_the_gateway(cli, gw, tmp_path):
     run = gw.make_bundle_run(b"bundle", name="export.tar")
     challenge = f'WWW-Authenticate: Bearer realm="{gw.url}/api/export/runs"'
     with Wire(reply(401, b"", challenge)) as registry:
-        gw.patch_run(run["runId"], distribution=[{"type": "oci", "ref": f"{registry.origin}/e/acme:1",
-                                                  "digest": "sha256:" + "0" * 64}])
+        gw.patch_run(
+            run["runId"],
+            distribution=[{"type": "oci", "ref": f"{registry.origin}/e/acme:1", "digest": "sha256:" + "0" * 64}],
+        )
         before = len(gw.requests)
         result = cli("download", run["runId"], "--output", tmp_path / "b", gw=gw)
     assert result.code == 1
@@ -251,10 +345,20 @@ def test_the_realm_of_a_registry_cannot_be_the_gateway(cli, gw, tmp_path):
 
 # ---- what a user configures
 
-@pytest.mark.parametrize("server", [
-    "http://stella.example", "http://127.0.0.999", "http://user:hunter2-secret@127.0.0.1", "https://h?token=hunter2-secret",
-    "https://hunter2-secret@h", "ftp://h", "stella.example", "https://h h",
-])
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "http://stella.example",
+        "http://127.0.0.999",
+        "http://user:hunter2-secret@127.0.0.1",
+        "https://h?token=hunter2-secret",
+        "https://hunter2-secret@h",
+        "ftp://h",
+        "stella.example",
+        "https://h h",
+    ],
+)
 def test_a_server_that_would_leak_is_refused_before_any_connection(cli, server):
     result = cli("run", "ls", env={"STELLA_SERVER": server, "STELLA_TOKEN": "t-oken-t"})
     assert result.code == 30, result

@@ -31,13 +31,19 @@ class Seen:
         lines = raw.decode("latin-1").split("\r\n")
         self.line = lines[0]
         self.method, self.target = self.line.split(" ")[:2]
-        self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
-                        if name}
+        self.headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:]) if name
+        }
 
 
 class Wire:
-    def __init__(self, answer: Answer = b"", context: ssl.SSLContext | None = None, tunnel: bool = False,
-                 address: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        answer: Answer = b"",
+        context: ssl.SSLContext | None = None,
+        tunnel: bool = False,
+        address: str = "127.0.0.1",
+    ) -> None:
         self.answer, self.context, self.tunnel = answer, context, tunnel
         self.seen: list[Seen] = []
         self.bytes = b""

@@ -19,8 +19,11 @@ TABLE = Path(__file__).resolve().parent.parent / "data" / "no_proxy.txt"
 
 def rows(text: str) -> list[list[str]]:
     """[host, NO_PROXY, curl's answer, ours and why] of each row."""
-    return [[cell.strip() for cell in (line + "|||").split("|")][:4] for line in text.splitlines()
-            if line and line[0] != "#"]
+    return [
+        [cell.strip() for cell in (line + "|||").split("|")][:4]
+        for line in text.splitlines()
+        if line and line[0] != "#"
+    ]
 
 
 def ask_curl(host: str, no_proxy: str, **more: str) -> str:
@@ -31,10 +34,17 @@ def ask_curl(host: str, no_proxy: str, **more: str) -> str:
         literal = host[0] == "[" and host != "[::1]"
         aside = ["--interface", "lo"] if literal else ["--resolve", f"{host}:{direct.port}:127.0.0.1"]
         aside = [] if host == "[::1]" else aside
-        environment = {"http_proxy": proxy.url, **{name: value.replace("PROXY", proxy.url) for name, value in more.items()},
-                       "NO_PROXY": no_proxy.replace("PORT", str(direct.port))}
-        done = subprocess.run(["curl", "-q", "-s", "-g", "-m", "2", *aside, f"http://{host}:{direct.port}/"],
-                              env={**plain, **environment}, check=False, capture_output=True)
+        environment = {
+            "http_proxy": proxy.url,
+            **{name: value.replace("PROXY", proxy.url) for name, value in more.items()},
+            "NO_PROXY": no_proxy.replace("PORT", str(direct.port)),
+        }
+        done = subprocess.run(
+            ["curl", "-q", "-s", "-g", "-m", "2", *aside, f"http://{host}:{direct.port}/"],
+            env={**plain, **environment},
+            check=False,
+            capture_output=True,
+        )
         arrived = len(direct.seen) + len(proxy.seen)
         assert (done.returncode, arrived) in ((0, 1), (7, 0), (28, 0) if literal else (0, 1)), done
         return "proxy" if proxy.seen else "direct"
@@ -42,7 +52,8 @@ def ask_curl(host: str, no_proxy: str, **more: str) -> str:
 
 if __name__ == "__main__":
     lines = []
-    for line in TABLE.read_text().splitlines():
+    for row in TABLE.read_text().splitlines():
+        line = row
         if line and line[0] != "#":
             host, no_proxy, _, ours = rows(line)[0]
             line = f"{host:23}| {no_proxy:37}| {ask_curl(host, no_proxy):7}{'| ' + ours if ours else ''}".rstrip()
