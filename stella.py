@@ -101,6 +101,7 @@ MAX_PROFILE_BYTES = MIB  # of an export profile; real ones have 1 KiB
 MIN_SECRET_CHARACTERS = 6  # shorter ones are not searched for in what is printed
 MAX_EVENT_LINE_BYTES = MIB
 MAX_EVENT_BYTES = 4 * MIB  # of one event, all its lines together
+MAX_CHUNK_LINE_BYTES = 16 * KIB  # the size of a chunk and its extensions
 MAX_SEEN_EVENTS = 65536  # at least so many are remembered, so that a replay shows nothing twice
 MAX_REDIRECTS = 5
 MAX_INTERIM_ANSWERS = 16  # 1xx answers before the final one
@@ -897,7 +898,8 @@ class SeenEvents:
 
     An event with an id is known again by id, type and data. One without is known by its place: the id
     before it, its type and data, and how many of its kind that place already had on this connection. It
-    can only be a replay between a reconnect and the first event that is new: logs are replayed in order.
+    can only be a replay between a reconnect and the first event that is new: logs are replayed in order,
+    from their start or from an event with an id.
     """
 
     def __init__(self) -> None:
@@ -906,30 +908,46 @@ class SeenEvents:
         self._place = ""
         self._counts: dict[int, int] = {}
         self._replaying = False
+        self._at_start = True  # no event of this connection had an id
 
     def reconnect(self) -> None:
         """A new connection starts: a replay may follow."""
-        self._replaying = True
+        self._replaying = self._at_start = True
         self._counts.clear()
 
     def is_new(self, event: Event) -> bool:
         """True when the event was not shown before; it counts as shown from now on."""
-        if event.id != self._place:
+        if event.id != self._place or (event.own_id and self._at_start):
             self._place = event.id
+            self._at_start = self._at_start and not event.own_id
             self._counts.clear()
-        mark = hash((event.id, event.type, event.data))
-        if not event.own_id:
-            if len(self._counts) >= MAX_SEEN_EVENTS:
-                self._counts.clear()
-            self._counts[mark] = self._counts.get(mark, 0) + 1
-            mark = hash((mark, self._counts[mark]))
-        if (event.own_id or self._replaying) and (mark in self._recent or mark in self._older):
+        if event.own_id:
+            mark = hash((event.id, event.type, event.data))
+            known = self._knows(mark)
+        else:
+            kind = self._count(event)
+            mark = hash((event.id, kind))
+            known = self._replaying and self._knows(mark)
+            if self._replaying and self._at_start:  # the client came with an id, but this may be the whole log
+                known = known or self._knows(hash(("", kind)))
+        if known:
             return False
         self._replaying = False
         self._recent.add(mark)
         if len(self._recent) >= MAX_SEEN_EVENTS:
             self._older, self._recent = self._recent, set()
         return True
+
+    def _knows(self, mark: int) -> bool:
+        return mark in self._recent or mark in self._older
+
+    def _count(self, event: Event) -> tuple[int, int]:
+        """(the event's kind, how many of it its place has had with it)."""
+        kind = hash((event.type, event.data))
+        if len(self._counts) >= MAX_SEEN_EVENTS:
+            self._counts.clear()
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        return kind, self._counts[kind]
 
 
 # ==================================================================================================
@@ -3264,6 +3282,43 @@ class Request:
         self.anonymous = anonymous
 
 
+class ChunkDecoder:
+    """The chunked coding (RFC 9112 7.1): bytes in, payload out; `ended` after the last chunk."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._rest = b""  # of a chunk's size line
+        self._left = 0  # bytes of this chunk that are to come, the CRLF after it included
+
+    def feed(self, data: bytes) -> bytes:
+        """The payload in `data`, b"" being the end of the connection; raises IncompleteRead and HTTPException."""
+        import http.client
+
+        if not data:
+            raise http.client.IncompleteRead(b"")
+        data = self._rest + data
+        at, left, pieces = 0, self._left, []
+        while at < len(data) and not self.ended:
+            if left:
+                if left > 2:
+                    pieces.append(data[at : at + left - 2])
+                taken = min(left, len(data) - at)
+                at, left = at + taken, left - taken
+                continue
+            end = data.find(b"\n", at)
+            if end < 0:
+                break
+            size = data[at:end].partition(b";")[0].strip()
+            if not size or size.strip(b"0123456789abcdefABCDEF") or len(size) > 16:
+                raise http.client.HTTPException("bad chunk size")
+            at, left = end + 1, int(size, 16) + 2
+            self.ended = left == 2
+        self._rest, self._left = data[at:], left
+        if len(self._rest) > MAX_CHUNK_LINE_BYTES:
+            raise http.client.HTTPException("a chunk's size line without end")
+        return b"".join(pieces)
+
+
 class Response:
     """The head of an answer, and its body as a stream; `headers` has lower-case names.
 
@@ -3284,6 +3339,7 @@ class Response:
             self.headers[name.lower()] = value if known is None else known + ", " + value
         self._release = release
         self._socket = connection_socket
+        self._chunks = ChunkDecoder()
 
     def set_timeout(self, seconds: float) -> None:
         """The longest silence from now on."""
@@ -3306,10 +3362,6 @@ class Response:
             selector.register(self._socket, selectors.EVENT_READ)
             return bool(selector.select(seconds))
 
-    def is_cut(self) -> bool:
-        """True when the body ended before its Content-Length."""
-        return not self.raw.chunked and bool(self.raw.length)
-
     def read_some(self, limit: int) -> bytes:
         """Up to `limit` bytes as soon as some are there; b"" at the end. A cut body ends early, silently:
         http.client reports only chunked bodies that end early, so whoever knows a length must count.
@@ -3318,6 +3370,23 @@ class Response:
             return bytes(self.raw.read1(limit))
         except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
             raise transport_error(error, self.url) from None
+
+    def read_stream(self, limit: int) -> bytes:
+        """As read_some, but a body that is cut short is a TransportError wherever HTTP can tell. The connection is
+        not used again. http.client takes 10 us for each chunk, and a stream has one for each event.
+        """
+        if not self.raw.chunked:
+            data = self.read_some(limit)
+            if not data and self.raw.length:
+                raise TransportError("the answer of %s broke off" % printable(self.url.host))
+            return data
+        payload = b""
+        while not payload and not self._chunks.ended:
+            try:
+                payload = self._chunks.feed(self.raw.fp.read1(limit))
+            except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
+                raise transport_error(error, self.url) from None
+        return payload
 
     def read_all(self, limit: int, what: str) -> bytes:
         """The whole body, at most `limit` bytes; TransportError when it is cut short."""
@@ -4736,9 +4805,7 @@ class Watcher:
                     left -= TICK_SECONDS
                     yield []
                 response.set_timeout(self.http.timeout(left))
-                chunk = response.read_some(STREAM_CHUNK_BYTES)
-                if not chunk and response.is_cut():
-                    raise TransportError("the event stream broke off")
+                chunk = response.read_stream(STREAM_CHUNK_BYTES)
                 if not chunk:
                     return
                 events = self.parser.feed(chunk)
@@ -4872,13 +4939,12 @@ class EventEncoder:
         import re
         from json import JSONDecoder
         from json.encoder import encode_basestring
+        from json.scanner import make_scanner
 
         self._quote = encode_basestring
-        self._check = JSONDecoder(
-            object_pairs_hook=self._object, parse_float=self._number, parse_constant=self._refuse
-        ).decode
-        self._gap = re.compile(r"[ \t\n\r]")
-        self._gaps = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\n\r]+')
+        reader = JSONDecoder(object_pairs_hook=self._object, parse_float=self._number, parse_constant=self._refuse)
+        self._scan: Any = make_scanner(reader)  # type: ignore[arg-type]
+        self._gaps = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\n]+')
 
     def line(self, event: Event) -> str:
         """`{"event":"run.progress","id":"17","data":{...}}`"""
@@ -4887,14 +4953,23 @@ class EventEncoder:
 
     def _data(self, data: str) -> str:
         try:
-            if len(data) > MAX_INT_DIGITS or "\\u" in data or data.count("[") + data.count("{") > MAX_JSON_DEPTH:
+            if not self._is_plain(data):
                 text = json_text(parse_json(data.encode("utf-8"), "data"), pretty=False)
                 text.encode("utf-8")
                 return text
-            self._check(data)
-        except (ValueError, ValidationError):  # UnicodeEncodeError and JSONDecodeError are ValueErrors
+        except (ValueError, ValidationError):  # UnicodeEncodeError is a ValueError
             return self._quote(data)
-        return self._gaps.sub(r"\1", data) if self._gap.search(data) else data
+        # A CR ends a line of the stream, so there is none in data.
+        return self._gaps.sub(r"\1", data) if " " in data or "\n" in data or "\t" in data else data
+
+    def _is_plain(self, data: str) -> bool:
+        """True when the C scanner alone can tell that this is strict JSON that a line can carry; not all is."""
+        if len(data) > MAX_INT_DIGITS or "\\u" in data or data.count("[") + data.count("{") > MAX_JSON_DEPTH:
+            return False
+        try:
+            return bool(self._scan(data, 0)[1] == len(data))
+        except (ValueError, StopIteration):
+            return False
 
     @staticmethod
     def _object(pairs: list[tuple[str, Json]]) -> None:

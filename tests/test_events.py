@@ -399,6 +399,8 @@ REPLAYS = {
     "no ids, cut twice in the replay": (["a b c", "a", "a b", "a b c d"], ["a b c", "", "", "d"]),
     "some without id, resumed": (["1:a x 2:b x", "x y 3:c x"], ["1:a x 2:b x", "y 3:c x"]),
     "some without id, replayed": (["1:a x 2:b x", "1:a x 2:b x 3:c x"], ["1:a x 2:b x", "3:c x"]),
+    "some without id, the whole log again": (["x y 1:a x", "x y 1:a x 2:b"], ["x y 1:a x", "2:b"]),
+    "without id after a resumed one": (["x 1:a", "y x"], ["x 1:a", "y x"]),
     "the id before says which": (["1:a x", "1:a 2:b x"], ["1:a x", "2:b x"]),
 }
 
