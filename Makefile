@@ -29,7 +29,8 @@ TYPED   = stella.py tests/gateway.py vendor/fetch vendor/kit
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: tools ## run the guide's CI recipe against a local gateway, then tamper with it
+demo: ## run the guide's CI recipe against a local gateway, then tamper with it
+	@$(check-tools)
 	@PYTHON='$(PYTHON)' sh tests/demo.sh
 
 test: tools ## run the tests with the real cosign, zstd and openssl (ARGS='-k resume' picks some; PYTHONS=all)
@@ -57,13 +58,18 @@ clean: ## remove everything that make made
 	rm -rf .venv vendor/bin dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A missing program fails here with a word on what to install; no test is skipped for it.
+# A missing program fails here with a word on what to install; no test is skipped for it. The demo asks for no
+# more than these, so that it needs no network: cosign does the work where there is one.
 tools: vendor
-	@missing=; for tool in openssl zstd; do \
-	  command -v "$$tool" >/dev/null || missing="$$missing $$tool"; done; \
-	if [ -n "$$missing" ]; then \
-	  echo "make: missing:$$missing; install with your package manager, for example: apt-get install$$missing" >&2; \
-	  exit 1; fi
+	@$(check-tools)
+
+define check-tools
+missing=; for tool in openssl zstd; do \
+  command -v "$$tool" >/dev/null || missing="$$missing $$tool"; done; \
+if [ -n "$$missing" ]; then \
+  echo "make: missing:$$missing; install with your package manager, for example: apt-get install$$missing" >&2; \
+  exit 1; fi
+endef
 
 # An environment is made once and again only when its pins change.
 $(TEST_ENV)/installed: tests/requirements.txt
