@@ -2335,6 +2335,7 @@ def size_text(count: float) -> str:
     """Bytes for people: 512 B, 1.5 KiB, 3.0 MiB."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     step = 0
+    count = min(count, 2.0**90)  # JSON's numbers have any length, a float's have not
     while count >= 1024 and step < len(units) - 1:
         count /= 1024
         step += 1
@@ -4186,10 +4187,10 @@ class DpopSigner:
         status, der, _ = run_program(command)
         try:
             key = split_spki(der) if status == 0 else None
-            point = parse_key_bits(*read_der(key[0], 0x06), key[1])[1] if key else None
+            kind, point = parse_key_bits(*read_der(key[0], 0x06), key[1]) if key else ("", ())
         except ValueError:
-            point = None
-        if point is None:
+            kind, point = "", ()
+        if kind != "P-256":
             raise ConfigError(
                 "the DPoP key %s (%s) is not a P-256 private key in PEM form, without a passphrase"
                 % (printable(config.dpop_key), config.source("dpop_key")),
@@ -4493,7 +4494,9 @@ def progress_text(run: Document) -> str:
     """`37.5 % adapter`, or what there is of it."""
     progress = as_dict(run.get("progress"))
     percent = progress.get("percent")
-    parts = ["%.3g %%" % percent if isinstance(percent, (int, float)) and not isinstance(percent, bool) else ""]
+    parts = [""]
+    if isinstance(percent, (int, float)) and not isinstance(percent, bool) and abs(percent) < 1e9:
+        parts = ["%.3g %%" % percent]
     parts.append(as_text(progress.get("phase")) if run.get("status") in ACTIVE_STATUSES else "")
     return " ".join(part for part in parts if part)
 
