@@ -161,3 +161,30 @@ def process():
         if child.poll() is None:
             child.kill()
         child.communicate()
+
+
+# What each command that calls the gateway may be given, by its words after `export`.
+CALLS = {
+    "profile list": ("profile", "list"), "profile show": ("profile", "show", "X"),
+    "run submit": ("run", "submit", "X"), "run ls": ("run", "ls"), "run show": ("run", "show", "X"),
+    "run watch": ("run", "watch", "X"), "run cancel": ("run", "cancel", "X"), "download": ("download", "X"),
+    "manifest": ("manifest", "X"), "provenance": ("provenance", "X"), "kit": ("kit", "X", "--output", "folder"),
+    "profile create": ("profile", "create", "--file", "profile.json"),
+    "profile update": ("profile", "update", "X", "--name", "new"), "profile archive": ("profile", "archive", "X"),
+    "profile restore": ("profile", "restore", "X"),
+}
+CALLS = {
+    name: words for name, words in CALLS.items()
+    if any(" ".join(command.words[1:]) == name for command in stella_module.COMMANDS)
+}
+PROFILE = {"name": "x", "kind": "json", "variant": "raw", "distribution": ["http"]}
+
+
+@pytest.fixture(params=CALLS.values(), ids=CALLS)
+def call(request, tmp_path, monkeypatch):
+    """Each command that calls the gateway, in a folder that holds what it needs and must hold no more afterwards."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "profile.json").write_text(json.dumps(PROFILE))
+    yield request.param
+    assert [name for name in os.listdir(tmp_path) if name not in ("profile.json", "folder")] == []
+    assert not os.path.exists("folder") or os.listdir("folder") == []

@@ -16,7 +16,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # the same code; pytest brings it there
 from conftest import ROOT
-from test_cli import CALLS
 
 
 @pytest.fixture
@@ -326,15 +325,14 @@ def test_readable_profile_file_without_a_token_is_no_secret(cli, gw, profiles):
     assert cli("--profile", "prod", "export", "run", "ls", whole=True, gw=gw).err == ""
 
 
-@pytest.mark.parametrize("words", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("token", [None, "", "  "], ids=["unset", "empty", "blank"])
-def test_missing_token_is_exit_30_before_any_connection(cli, monkeypatch, words, token):
+def test_missing_token_is_exit_30_before_any_connection(cli, monkeypatch, call, token):
     def connect(*_):
         raise AssertionError("a connection was tried")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
-    done = cli(*words, env={} if token is None else {"STELLA_TOKEN": token})
+    done = cli(*call, env={} if token is None else {"STELLA_TOKEN": token})
     assert (done.code, done.out) == (30, "")
     assert done.err.startswith("stella: no token is configured\n  export STELLA_TOKEN=")
 
