@@ -4250,7 +4250,8 @@ class Gateway:
 
         server = self.http.server
         target = "/".join((server.target.rstrip("/"), "api/export", *segments))
-        pairs = urlencode([(key, value) for key, value in query if value])
+        # A word of another encoding (argv) or a lone surrogate (a cursor) is the server's to judge.
+        pairs = urlencode([(key, value) for key, value in query if value], errors="surrogatepass")
         return Url(server.scheme, server.host, server.port, target + ("?" + pairs if pairs else ""))
 
     def run_url(self, run_id: str, *segments: str, query: Sequence[tuple[str, str]] = ()) -> Url:
@@ -6443,18 +6444,16 @@ DOWNLOAD = Command(
 
 def fetch_signed_files(app: App, args: Any, what: str) -> int:
     """The manifest or provenance, byte for byte, and its signature; both files or neither."""
-    data = app.gateway.fetch_signed(args.run_id, what)
-    to_stdout = not args.output or args.output == "-"
-    files = [] if to_stdout else [(args.output, data)]
+    places = [args.output or "-", *([args.signature] if args.signature else [])]
+    if len({place if place == "-" else os.path.realpath(place) for place in places}) < len(places):
+        raise UsageError("document and signature cannot go to the same place", hint="name another --signature FILE")
+    contents = [app.gateway.fetch_signed(args.run_id, what)]
     if args.signature:
-        signature = app.gateway.fetch_signature(args.run_id, what)
-        if args.signature == "-":
-            app.console.write_bytes(signature)
-        else:
-            files.append((args.signature, signature))
-    write_files(files)
-    if to_stdout:
-        app.console.write_bytes(data)
+        contents.append(app.gateway.fetch_signature(args.run_id, what))
+    write_files([(place, data) for place, data in zip(places, contents) if place != "-"])
+    for place, data in zip(places, contents):
+        if place == "-":
+            app.console.write_bytes(data)
     return EXIT_OK
 
 

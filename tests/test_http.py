@@ -450,6 +450,12 @@ def test_fifty_without_tail_or_all(cli, gw):
     assert [request.query["limit"] for request in gw.requests] == ["50"]
 
 
+@pytest.mark.parametrize("word", ["\udcff", "ä", "a&b=c"], ids=["not utf-8", "letters", "signs"])
+def test_filter_of_any_text_is_the_server_s_to_judge(cli, gw, word):
+    assert cli(*READ, "--profile", word, gw=gw).json() == []
+    assert gw.requests[-1].query["profileId"] in (word, "\ufffd" * 3)
+
+
 CURSORS = {"as it is": "b", "with signs": "a/b+c=&d?e#f%20 g", "base64": "//4=", "letters": "ä"}
 
 
@@ -564,3 +570,18 @@ def test_document_and_signature_are_both_written_or_neither(cli, gw, tmp_path, b
     done = cli("manifest", run_id, *files, "--retries", "1", gw=gw)
     assert done.code == (1 if broken.startswith("empty") else 21)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("places", [("--signature", "-"), ("--output", "-", "--signature", "-"),
+                                    ("--output", "m", "--signature", "./m")], ids=" ".join)
+def test_document_and_signature_never_go_to_one_place(cli, gw, tmp_path, monkeypatch, places):
+    monkeypatch.chdir(tmp_path)
+    done = cli("manifest", "X", *places, gw=gw)
+    assert (done.code, done.out, gw.requests) == (2, "", [])
+
+
+def test_signature_to_standard_output_and_document_to_a_file(cli, gw, tmp_path):
+    run_id = gw.make_run()["runId"]
+    done = cli("manifest", run_id, "--output", tmp_path / "m", "--signature", "-", gw=gw)
+    assert done.out_bytes == gw.store.runs[run_id].signatures["manifest"]
+    assert (tmp_path / "m").read_bytes() == gw.store.runs[run_id].documents["manifest"]
