@@ -4948,6 +4948,7 @@ class EventEncoder:
         self._quote = encode_basestring
         reader = JSONDecoder(object_pairs_hook=self._object, parse_float=self._number, parse_constant=self._refuse)
         self._scan: Any = make_scanner(reader)  # type: ignore[arg-type]
+        self._long_number = re.compile(r"[0-9]{309}")  # perhaps more than a float can hold
         self._gaps = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\n]+')
 
     def line(self, event: Event) -> str:
@@ -4968,7 +4969,9 @@ class EventEncoder:
 
     def _is_plain(self, data: str) -> bool:
         """True when the C scanner alone can tell that this is strict JSON that a line can carry; not all is."""
-        if len(data) > MAX_INT_DIGITS or "\\u" in data or data.count("[") + data.count("{") > MAX_JSON_DEPTH:
+        if "\\u" in data or data.count("[") + data.count("{") > MAX_JSON_DEPTH:
+            return False
+        if len(data) > 308 and self._long_number.search(data):
             return False
         try:
             return bool(self._scan(data, 0)[1] == len(data))

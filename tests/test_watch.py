@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import random
+import re
+import signal
 import socket
 import socketserver
 import struct
+import sys
+import termios
 import threading
 
 import pytest
 
 import stella
+from gateway import BEFORE_HEAD, Fault
 
 RUN = "run-1"
 
@@ -47,6 +55,8 @@ class Handler(socketserver.StreamRequestHandler):
 
     def send(self, answer):
         if not answer.status:
+            for piece in answer.pieces:
+                piece(self.server.center, None)
             return
         framing = {"close": "", "short": "Content-Length: 99999\r\n"}.get(answer.end, "Transfer-Encoding: chunked\r\n")
         framing = "" if answer.status in (204, 304) else framing
@@ -94,6 +104,7 @@ class Center:
         self.answers, self.run = list(answers), list(run)
         self.asked_events, self.asked_run = [], 0
         self.changed = threading.Condition()
+        self.stopping = threading.Event()
         self.server = Server(("127.0.0.1", 0), Handler)
         self.server.center = self
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -113,6 +124,7 @@ class Center:
         return Answer(json.dumps(found).encode(), kind="application/json") if isinstance(found, dict) else found
 
     def stop(self):
+        self.stopping.set()
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
@@ -482,3 +494,539 @@ def test_random_faults_every_event_once_and_the_runs_exit_code(cli, center, seed
     done = cli("run", "watch", RUN, "--json", "--timeout", "0.2", gw=there)
     assert [(line["event"], line["data"]) for line in done.lines()] == [event[1:] for event in chaos.log], done
     assert done.code == (0 if chaos.status == "succeeded" else 13)
+
+
+# ---- the real gateway
+
+def test_real_gateway_drops_five_times_answers_502_goes_silent_and_replays(cli, gw):
+    run_id = gw.make_run()["runId"]
+    wanted = [(event.kind, str(event.number), event.data) for event in gw.store.runs[run_id].events]
+    replay = {"Last-Event-ID": None}
+    for number in range(1, 6):
+        gw.order(Fault("GET", "/events$", events=number + 1, request=replay))
+    gw.order(Fault.error(502, path="/events$", times=3), Fault("GET", "/events$", reset=300, request=replay),
+             Fault("GET", "/events$", mute=2, request=replay), Fault("GET", "/events$", cut=BEFORE_HEAD))
+    done = cli("run", "watch", run_id, "--json", "--timeout", "0.3", "--retries", "9", gw=gw)
+    assert [(line["event"], line["id"], line["data"]) for line in done.lines()] == wanted
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize(("ending", "code"), [("sign", 13), ("", 0)])
+def test_submit_wait_goes_on_as_watch(cli, gw, ending, code):
+    if ending:
+        gw.fail_at(ending, message="no \x1b[31mkey")
+    done = cli("run", "submit", "prof-json-raw", "--selector", "tenant=acme", "--wait", gw=gw)
+    assert done.code == code, done
+    run = done.json()
+    assert run["status"] == ("failed" if ending else "succeeded")
+    lines = done.err.splitlines()
+    assert lines[0] == f"stella: submitted run {run['runId']}"
+    assert lines[1].startswith(f"{run['runId']}: ")
+    assert "\x1b" not in done.err
+    assert "\r" not in done.err
+    if ending:
+        assert f"stella export run show {run['runId']}" in lines[-1]
+        assert "no \\x1b[31mkey (ERR_EXPORT_005)" in lines[-2]
+
+
+def test_submit_wait_prints_what_it_knows_when_the_run_cannot_be_read_any_more(cli, gw):
+    gw.order(Fault.error(410, path=r"/runs/[^/]+$", times=-1))
+    done = cli("run", "submit", "prof-json-raw", "--selector", "tenant=acme", "--wait", "--query", "status", gw=gw)
+    assert (done.code, done.out) == (0, "succeeded\n")
+    assert "warning: cannot read the run itself" in done.err
+
+
+def test_submit_wait_follows_the_runs_own_link(cli, gw):
+    gw.links = "none"
+    assert cli("run", "submit", "prof-json-raw", "--wait", gw=gw).code == 0
+    gw.links = "absolute"
+    assert cli("run", "submit", "prof-json-raw", "--wait", gw=gw).code == 0
+
+
+@pytest.mark.parametrize("words", [("run", "watch", None), ("run", "watch", None, "--json"),
+                                   ("run", "submit", "prof-json-raw", "--wait")])
+def test_deadline_is_exit_14_and_leaves_the_run_alone(cli, gw, words):
+    gw.hold()
+    run_id = gw.make_run(wait=False)["runId"]
+    done = cli(*(run_id if word is None else word for word in words), "--deadline", "0.2", gw=gw)
+    run_id = max(gw.store.runs)
+    assert done.code == 14, done
+    assert done.err.splitlines()[-2:] == [f"stella: run {run_id} is still active after 0.2 seconds",
+                                          f"  watch it further with: stella export run watch {run_id}"]
+    assert gw.show(run_id)["status"] == "pending"
+
+
+DEADLINES = {  # the events' answer and the run's: exit code
+    "blocked in a read": (Answer(part(1, 2), end="silent"), document("running"), 14),
+    "blocked before the head": (Answer(lambda center, _: center.stopping.wait(10), status=0), document("running"), 14),
+    "waiting to reconnect": (error(503, head="Retry-After: 60\r\n"), document("running"), 14),
+    "polling": (error(404), document("running"), 14),
+    "the gateway is away": (error(502, head="Retry-After: 60\r\n"), error(502), 14),
+    "the run has succeeded meanwhile": (Answer(part(1, 2), end="silent"), DONE, 0),
+    "the run has failed meanwhile": (Answer(part(1, 2), end="silent"), document("failed"), 13),
+}
+
+
+@pytest.mark.parametrize("name", DEADLINES)
+def test_deadline(cli, center, name):
+    answer, run, code = DEADLINES[name]
+    there = center(answer, run=run)
+    done = cli("run", "watch", RUN, "--json", "--deadline", "0.2", gw=there)
+    there.stopping.set()
+    assert done.code == code, done
+    if code != 14:
+        assert kinds(done)[-1] == (f"run.{run['status']}", None)
+
+
+@pytest.mark.parametrize(("run", "code"), [(DONE, 0), (document("running"), 14)])
+def test_deadline_of_zero_is_a_question(cli, center, run, code):
+    assert cli("run", "watch", RUN, "--deadline", "0", gw=center(HANG_UP, run=run)).code == code
+
+
+# ---- --no-follow
+
+NOW = {  # what the stream brings, the run: the events shown, the exit code
+    "active": ([Answer(part(1, 3), end="silent")], document("running", 10), 3, 0),
+    "active, heartbeats": ([Answer(part(1, 3), b": hi\n\n", end="silent")], document("running", 10), 3, 0),
+    "nothing yet": ([Answer(end="silent")], document("pending"), 0, 0),
+    "closed in good order": ([Answer(part(1, 3))], document("running", 10), 3, 0),
+    "ended": ([Answer(part(1, 6))], DONE, 6, 0),
+    "ended, cut on the way": ([Answer(part(1, 3), end="cut"), error(502), Answer(part(4, 6))], DONE, 6, 0),
+    "failed": ([Answer(frame(1, "run.failed", {}))], document("failed"), 1, 13),
+    "failed without a word": ([Answer(end="silent")], document("failed"), 1, 13),
+    "no stream": ([error(404)], document("running", 10), 3, 0),
+    "no stream, cancelled": ([error(404)], document("cancelled"), 2, 13),
+}
+
+
+@pytest.mark.parametrize("name", NOW)
+def test_no_follow_shows_what_there_is_and_leaves(cli, center, name):
+    answers, run, shown, code = NOW[name]
+    there = center(*answers, run=run)
+    done = cli("run", "watch", RUN, "--no-follow", "--json", "--timeout", "0.2", gw=there)
+    assert (done.code, len(done.lines())) == (code, shown), done
+    assert len(there.asked_events) == len(answers)
+
+
+def test_no_follow_leaves_a_stream_that_does_not_pause(cli, center, monkeypatch):
+    monkeypatch.setattr(stella.Clock, "monotonic", Jumping().monotonic)
+    done = cli("run", "watch", RUN, "--no-follow", gw=center(Answer(part(1, 3), question, end="silent")))
+    assert done.code == 0
+    assert done.out == f"{RUN} running; next: stella export run watch {RUN}\n"
+
+
+def test_follow_and_no_follow_exclude_each_other(cli, center):
+    assert cli("run", "watch", RUN, "--follow", "--no-follow", gw=center(HANG_UP)).code == 2
+
+
+# ---- JSON lines
+
+CARRIED = {  # data as sent: the text of `data` in the line
+    '{"a":1}': '{"a":1}', '{ "a" : [ 1 ,\t2 ] }': '{"a":[1,2]}', '{"a b":" c "}': '{"a b":" c "}',
+    '{"a":1.10,"b":-0,"c":1E2}': '{"a":1.10,"b":-0,"c":1E2}', "17": "17", ' "x" ': '"x"', "null": "null", "[]": "[]",
+    '{"a":{"b":[{"c":"d"}]}}': '{"a":{"b":[{"c":"d"}]}}', '{"é":"☃\U0001f600"}': '{"é":"☃\U0001f600"}',
+    '{"a":"\\u00e9\\ud83d\\ude00"}': '{"a":"é\U0001f600"}', '{"a":"x\\" : \\\\"}': '{"a":"x\\" : \\\\"}',
+    '{"a":"\\\\"  ,  "b":1}': '{"a":"\\\\","b":1}', '{"a":\n1\n}': '{"a":1}',
+    '{"a":"x:y","b":"{[}]"}': '{"a":"x:y","b":"{[}]"}',
+    '{"a":' + "1" * 308 + "}": '{"a":' + "1" * 308 + "}", "[" * 60 + "]" * 60: "[" * 60 + "]" * 60,
+    '{"a":"' + "x" * 9000 + '"}': '{"a":"' + "x" * 9000 + '"}', '{"a":"\\n\\t"}': '{"a":"\\n\\t"}',
+    "{}": "{}", "true": "true",
+}
+NOT_CARRIED = [
+    "hello", "1" * 400, '{"a":-' + "1" * 5000 + "}",
+    '{"a":1', '{"a":1e400}', '{"a":-1e400}', "1e400", '{"a":"\\ud800"}',
+    '{"\\udc00":1}', '{"a":NaN}', "Infinity",
+    '{"a":1,"a":2}', '{"x":{"a":1,"a"  :2}}', "{'a':1}", '{"a":01}', '{"a":1,}', '{"a":"\n"}', "1 2",
+    '{"a":1}{"a":1}', "\ufeff1",
+    "[" * 100 + "]" * 100, "[" * 100000, '{"a":+1}', "\u00a01", '{"a":"\\x"}', "nul", "-", '{"a":"\x01"}',
+    "\\u0031", "1\x0c",
+]
+
+
+def spoken(text):
+    return b"".join(b"data:" + line.encode() + b"\n" for line in text.split("\n")) + b"\n"
+
+
+def line_of(cli, center, text):
+    done = cli("run", "watch", RUN, "--json", gw=center(Answer(spoken(text) + frame(1, "run.succeeded", {}))))
+    assert (done.code, done.err) == (0, ""), done
+    first, second, nothing = done.out.split("\n")
+    assert (second, nothing) == ('{"event":"run.succeeded","id":"1","data":{}}', "")
+    return first
+
+
+@pytest.mark.parametrize("text", CARRIED, ids=lambda text: ascii(text[:30]))
+def test_json_line_carries_the_value(cli, center, text):
+    assert line_of(cli, center, text) == '{"event":"message","id":null,"data":%s}' % CARRIED[text]
+
+
+@pytest.mark.parametrize("text", NOT_CARRIED, ids=lambda text: ascii(text[:30]))
+def test_json_line_carries_the_text_where_the_value_cannot_be(cli, center, text):
+    line = line_of(cli, center, text)
+    assert json.loads(line) == {"event": "message", "id": None, "data": text}
+    assert line.startswith('{"event":"message","id":null,"data":"')
+
+
+def test_json_line_of_polling_carries_odd_values_as_text(cli, center):
+    run = b'{"runId":"run-1","status":"succeeded","progress":{"percent":1e400,"phase":"\\ud800"}}'
+    done = cli("run", "watch", RUN, "--json", gw=center(error(404), run=Answer(run, kind="application/json")))
+    assert json.loads(done.lines()[2]["data"].replace("1e400", "4")) == {"runId": RUN, "percent": 4, "phase": "\ud800"}
+    assert done.code == 0
+
+
+def test_odd_types_and_ids_are_carried(cli, center):
+    there = center(Answer('event: a"\\\x1b\u2028\nid: "\n'.encode() + b"data: 1\n\n" + frame(1, "run.succeeded", {})))
+    line = json.loads(cli("run", "watch", RUN, "--json", gw=there).out.split("\n")[0])
+    assert line == {"event": 'a"\\\x1b\u2028', "id": '"', "data": 1}
+
+
+def test_each_event_is_on_stdout_before_the_next_is_sent(process, center):
+    """The stream is silent after each event until its line was read: nothing waits in a buffer."""
+    read = threading.Semaphore(0)
+    steps = [step for each in FRAMES for step in (each[:-1], b"\r", lambda *_: read.acquire(timeout=20))]
+    child = process("run", "watch", RUN, "--json", gw=center(Answer(*steps)), background=True)
+    for kind, number, data in ALL:
+        assert json.loads(child.stdout.readline()) == {"event": kind, "id": number, "data": data}
+        read.release()
+    assert child.wait(20) == 0
+
+
+def test_guides_jq_pipeline(cli, gw, tmp_path):
+    run_id = gw.make_run()["runId"]
+    (tmp_path / "run.log").write_bytes(cli("run", "watch", run_id, "--json", gw=gw).out_bytes)
+    events = [json.loads(line)["event"] for line in (tmp_path / "run.log").read_text("utf-8").splitlines()]
+    assert (events[0], events[-1], events.count("run.succeeded")) == ("run.accepted", "run.succeeded", 1)
+
+
+# ---- signals
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("words", [("watch", None), ("watch", None, "--json"), ("submit", "prof-json-raw", "--wait")])
+def test_signal_leaves_the_run_alone_and_says_how_to_go_on(process, gw, number, words):
+    gw.hold()
+    run_id = gw.make_run(wait=False)["runId"]
+    child = process("run", *(run_id if word is None else word for word in words), gw=gw, background=True)
+    (child.stdout if "--json" in words else child.stderr).readline()
+    if words[0] == "submit":
+        child.stderr.readline()
+        run_id = max(gw.store.runs)
+    child.send_signal(number)
+    _, err = child.communicate(timeout=20)
+    assert child.returncode == -number
+    assert err.decode().splitlines()[-2:] == [
+        f"stella: the run goes on; watch it again with: stella export run watch {run_id}",
+        f"  or end it with: stella export run cancel {run_id}"]
+    assert gw.show(run_id)["status"] == "pending"
+
+
+def test_reader_that_goes_away_ends_the_watch(process, gw):
+    run_id = gw.make_run()["runId"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = process("run", "watch", run_id, "--json", gw=gw, stdout=writer)
+    os.close(writer)
+    assert (done.code, done.err) == (-signal.SIGPIPE, "")
+
+
+# ---- what a person sees without a terminal
+
+def progress(number, percent, phase="adapter", **more):
+    return frame(number, "run.progress", {"percent": percent, "phase": phase, **more})
+
+
+def test_lines_when_status_or_phase_changes_or_ten_points_have_passed(cli, center):
+    stream = [frame(1, "run.accepted", {}), frame(2, "run.started", {})]
+    percents = [0, 3, 9.9, 10, 12, 19, 20.5, 29, 31, 35]
+    stream += [progress(number, percent, processed=number, total=99) for number, percent in enumerate(percents, 3)]
+    stream += [progress(20, 36, "pack"), frame(21, "run.warning", {"message": "odd\n\x1b[2J"}),
+               progress(22, 37, "pack"), frame(23, "custom", {}), frame(24, "run.succeeded", {})]
+    done = cli("run", "watch", RUN, gw=center(Answer(*stream), run=DONE))
+    assert done.err.splitlines() == [
+        "run-1: pending", "run-1: running", "run-1: running  0.0 %  adapter  3 of 99",
+        "run-1: running  10.0 %  adapter  6 of 99",
+        "run-1: running  20.5 %  adapter  9 of 99", "run-1: running  31.0 %  adapter  11 of 99",
+        "run-1: running  36.0 %  pack",
+        "run-1: warning: odd\\n\\x1b[2J", "run-1: succeeded  37.0 %"]
+    assert done.out == "run-1 succeeded (export.tar.zst, 1.5 KiB); next: stella export download run-1\n"
+    assert not set("\r\x1b") & set(done.err)
+
+
+ODD = ['{"percent":"x"}', '{"percent":true}', '{"percent":-5}', '{"percent":1e9}', '{"percent":' + "9" * 400 + "}",
+       "[]", "x", "null",
+       '{"percent":5,"phase":7,"processed":"a","total":[]}', '{"phase":"' + "p" * 100000 + '"}',
+       '{"processed":1.5,"total":0}',
+       '{"phase":"a\\r\\u001b[2J\\u202e"}', '{"percent":1e-320}', '{"percent":null,"processed":-1,"total":-1}']
+
+
+@pytest.mark.parametrize("data", ODD, ids=lambda text: text[:30])
+def test_odd_progress_is_no_fault_of_ours(cli, center, data):
+    text = data.encode()
+    stream = [b"event: run.progress\ndata: " + text + b"\n\n",
+              b"event: run.warning\ndata: " + text + b"\n\n",
+              frame(9, "run.failed", {"error": json.loads(data) if data != "x" else "x"})]
+    done = cli("run", "watch", RUN, gw=center(Answer(*stream), run=error(410)))
+    assert done.code == 13, done
+    assert "unexpected" not in done.err
+    assert max(map(len, done.err.splitlines())) < 1200
+    assert not set("\r\x1b\u202e") & set(done.err)
+
+
+def test_hostile_run_id_cannot_become_a_command(cli, center):
+    done = cli("run", "watch", "a;rm -rf $HOME\x1b", gw=center(Answer(frame(1, "run.succeeded", {})), run=DONE))
+    assert done.out.endswith("next: stella export download 'a;rm -rf $HOME\\x1b'\n")
+
+
+def test_output_gets_the_final_document(cli, center, tmp_path):
+    there = center(Answer(part(1, 6)), run=DONE)
+    done = cli("run", "watch", RUN, "--output", tmp_path / "run.json", gw=there)
+    assert json.loads((tmp_path / "run.json").read_text("utf-8")) == DONE
+    assert done.out.startswith(f"{RUN} succeeded")
+    assert cli("run", "watch", RUN, "--output", "-", gw=center(Answer(part(1, 6)), run=DONE)).json() == DONE
+
+
+# ---- what a person sees on a terminal
+
+class Screen:
+    """A terminal of `columns`, as standard error: wraps, obeys CR, LF, CSI A, K and J, and reflows when it is resized.
+
+    A row is [cells, whether it goes on in the next]; a wide character has an empty cell after it.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, columns):
+        self.columns, self.rows, self.row, self.column, self.buffer = columns, [[[], False]], 0, 0, self
+
+    def isatty(self):
+        return True
+
+    def flush(self):
+        pass
+
+    def write(self, data):
+        for token in re.findall(r"\x1b\[\d*[A-Z]|.", data.decode(self.encoding), re.DOTALL):
+            if len(token) > 1:
+                self.obey(token)
+            elif token in "\r\n":
+                self.row, self.column = self.row + (token == "\n"), 0
+            else:
+                self.put(token)
+            while self.row >= len(self.rows):
+                self.rows.append([[], False])
+
+    def obey(self, token):
+        assert token in ("\x1b[K", "\x1b[J") or token[-1] == "A", repr(token)
+        if token[-1] == "A":
+            self.row = max(self.row - int(token[2:-1]), 0)
+            return
+        self.rows[self.row] = [self.rows[self.row][0][: self.column], False]
+        if token[-1] == "J":
+            del self.rows[self.row + 1 :]
+
+    def put(self, char):
+        assert char >= " ", repr(char)
+        width = stella.text_width(char)
+        if width == 0:
+            self.rows[self.row][0][self.column - 1] += char
+            return
+        if self.column + width > self.columns:
+            self.rows[self.row][1] = True
+            self.row, self.column = self.row + 1, 0
+            self.rows[self.row : self.row + 1] = [[[], False]]
+        cells = self.rows[self.row][0]
+        cells += [" "] * (self.column - len(cells))
+        cells[self.column : self.column + width] = [char, ""][:width]
+        self.column += width
+
+    def resize(self, columns):
+        """As terminals that reflow do it: what was one line stays one line."""
+        rows, joined = [], []
+        for cells, goes_on in self.rows:
+            joined += cells
+            if not goes_on:
+                parts = [joined[at : at + columns] for at in range(0, len(joined), columns)] or [[]]
+                rows += [[each, True] for each in parts[:-1]] + [[parts[-1], False]]
+                joined = []
+        self.columns, self.rows = columns, rows
+        self.row, self.column = len(rows) - 1, len(rows[-1][0])
+
+    def lines(self):
+        return ["".join(cells) for cells, _ in self.rows]
+
+
+@pytest.fixture
+def view(monkeypatch):
+    """view(columns, encoding): (a WatchView that draws on a Screen, the Screen, its clock)."""
+
+    class Now(stella.Clock):
+        seconds = 0.0
+
+        def monotonic(self):
+            return self.seconds
+
+    def make(columns, encoding="utf-8"):
+        screen = Screen(columns)
+        screen.encoding = encoding
+        monkeypatch.setattr(sys, "stderr", screen)
+        console = stella.Console(stella.load_config({}, {"TERM": "xterm"}))
+        monkeypatch.setattr(console, "columns", lambda: screen.columns)
+        app = stella.App(stella.load_config({}, {}), console, Now())
+        return stella.WatchView(app, RUN), screen, app.clock
+
+    return make
+
+
+def event(kind, **data):
+    return stella.Event(kind, json.dumps(data), "", False)
+
+
+def at(percent, **more):
+    return event("run.progress", percent=percent, phase="adapter", processed=int(percent * 32), total=3200, **more)
+
+
+@pytest.mark.parametrize(("columns", "line"), [
+    (200, "███████████████░░░░░░░░░░░░░░░░░░░░░░░░░   37.5 %  adapter  1200 of 3200  0:40  1:06 left"),
+    (80, "███████████░░░░░░░░░░░░░░░░░░░   37.5 %  adapter  1200 of 3200  0:40  1:06 left"),
+    (40, "█████░░░░░░░░░░   37.5 %  adapter  0:40"), (20, " 37.5 %  adapter"), (8, " 37.5 %"), (5, " 37…"), (1, "…")])
+def test_bar_fits_its_width(view, columns, line):
+    watch, screen, clock = view(columns)
+    watch.show([event("run.started")], "")
+    watch.show([at(0)], "")
+    clock.seconds = 40.0
+    watch.show([at(37.5)], "")
+    assert screen.lines() == [line], screen.lines()
+
+
+def test_bar_fits_every_width_in_both_alphabets(view):
+    for columns in range(1, 130):
+        for encoding in ("utf-8", "ascii", "latin-1"):
+            watch, screen, clock = view(columns, encoding)
+            for second in range(0, 60, 9):
+                clock.seconds = float(second)
+                data = {"percent": second * 1.6, "phase": "收集é\u0301\x1b", "processed": second, "total": 10**9}
+                watch.show([event("run.progress", **data)], "")
+                [line] = screen.lines()
+                assert stella.text_width(line) <= max(columns - 1, 1)
+                assert encoding == "utf-8" or set(line) <= set(map(chr, range(32, 256)))
+
+
+def test_bar_in_ascii_where_the_encoding_has_no_blocks(view):
+    watch, screen, _ = view(60, "ascii")
+    watch.show([at(50)], "")
+    assert screen.lines() == ["##########-----------   50.0 %  adapter  1600 of 3200  0:00"]
+
+
+def test_warning_stays_above_the_bar(view):
+    watch, screen, clock = view(60)
+    watch.show([at(10)], "")
+    watch.show([event("run.warning", message="first"), event("run.warning", message="x" * 70), at(20)], "")
+    clock.seconds = 1.0
+    watch.show([], "")
+    assert screen.lines()[0] == "run-1: warning: first"
+    assert "".join(screen.lines()[1:3]) == "run-1: warning: " + "x" * 70
+    assert "20.0 %" in screen.lines()[3]
+    assert len(screen.lines()) == 4
+
+
+@pytest.mark.parametrize("widths", [(200, 40), (80, 40, 20), (40, 200, 10), (120, 7, 119, 61), (3, 80)])
+def test_resize_leaves_nothing_behind(view, widths):
+    watch, screen, clock = view(widths[0])
+    watch.console.err("a line before")
+    for columns in widths:
+        screen.resize(columns)
+        before = "".join(screen.lines()[: -1 - (len(screen.lines()[-1]) == 0)])
+        assert "a line before".startswith(before[:13])
+        clock.seconds += 1
+        watch.show([at(clock.seconds)], "")
+        assert "".join(screen.lines()[:-1]) == "a line before", screen.lines()
+    watch.console.clear_bar()
+    assert "".join(screen.lines()) == "a line before"
+
+
+def test_bar_ticks_while_nothing_happens_and_says_when_it_reconnects(view):
+    watch, screen, clock = view(80)
+    watch.show([at(10)], "")
+    clock.seconds = 65.0
+    watch.show([], "reconnecting")
+    assert screen.lines()[0].endswith("  1:05  reconnecting")
+
+
+def test_time_left_and_rate_only_where_they_mean_something(view):
+    watch, screen, clock = view(100)
+
+    def shown(seconds, percent, **more):
+        clock.seconds = float(seconds)
+        watch.show([event("run.progress", percent=percent, phase="adapter", **more)], "")
+        return screen.lines()[0].rpartition("  ")[2]
+
+    assert shown(0, 0) == "0:00"
+    assert shown(1, 60) == "0:01", "a replay is no progress"
+    assert shown(4, 61) == "0:04"
+    assert shown(10, 69) == "0:31 left"
+    assert shown(20, 69) == "1:05 left"
+    assert shown(30, 20) == "0:30", "it fell back"
+    assert shown(60, 20, processed=5) == "1:00"
+    assert shown(70, 20, processed=305) == "30/s"
+    assert shown(80, 100, processed=305) == "15/s"
+
+
+def test_a_burst_of_events_is_drawn_once(view):
+    watch, screen, _ = view(80)
+    written = []
+    screen.write = written.append
+    watch.show([at(percent / 10) for percent in range(1000)], "")
+    assert len(written) == 1
+
+
+def drawn(process, gw, *words, columns=80, env=None):
+    """(what reached the terminal, what went to standard output) of a process whose standard error is a terminal."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    env = {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", **(env or {})}
+    child = process(*words, gw=gw, background=True, stderr=slave, env=env)
+    os.close(slave)
+    seen = b""
+    try:
+        while piece := os.read(master, 65536):
+            seen += piece
+    except OSError:
+        pass  # how Linux tells that nobody is left on the other side
+    finally:
+        os.close(master)
+    return seen.decode(), child.communicate(timeout=20)[0].decode()
+
+
+def test_on_a_real_terminal_the_bar_is_wiped_before_the_outcome(process, gw):
+    run_id = gw.make_run()["runId"]
+    seen, out = drawn(process, gw, "run", "watch", run_id)
+    assert "█" in seen
+    assert seen.endswith("\r\x1b[K")
+    assert seen.count("\n") == 0
+    assert out.endswith(f"next: stella export download {run_id}\n")
+
+
+def test_on_a_real_terminal_in_ascii(process, gw):
+    seen, _ = drawn(process, gw, "run", "watch", gw.make_run()["runId"], env={"PYTHONIOENCODING": "ascii"})
+    assert "#" in seen
+    assert seen.isascii()
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": ""}])
+def test_on_a_dumb_terminal_there_are_lines(process, gw, env):
+    seen, _ = drawn(process, gw, "run", "watch", gw.make_run()["runId"], env=env)
+    assert "\x1b" not in seen
+    assert seen.replace("\r\n", "").count("\r") == 0
+    assert len(seen.splitlines()) > 3
+
+
+def test_json_draws_no_bar(process, gw):
+    seen, out = drawn(process, gw, "run", "watch", gw.make_run()["runId"], "--json")
+    assert seen == ""
+    assert json.loads(out.splitlines()[-1])["event"] == "run.succeeded"
+
+
+def test_bar_ticks_on_a_silent_stream(process, center):
+    """The stream says nothing until the watch has redrawn its line by itself: its clock goes on."""
+    there = center(Answer(part(1, 3), end="silent"), Answer(part(4, 6)))
+    seen, _ = drawn(process, there, "run", "watch", RUN, "--timeout", "1.2", "--retry-delay", "0")
+    assert "0:01" in seen
