@@ -87,6 +87,7 @@ KIB = 1024
 MIB = 1024 * KIB
 MAX_JSON_BYTES = 64 * MIB  # contract 2: a larger JSON answer is refused
 MAX_JSON_DEPTH = 64  # the documents need 6; deeper nesting only serves to exhaust a stack
+MAX_JSON_FORMS = 1000  # remembered pieces and keys of JSON text, so that an odd list cannot fill the memory
 MAX_INT_DIGITS = 4000  # Python 3.11 refuses to convert more than 4300, older ones take quadratic time
 MAX_ERROR_BYTES = 64 * KIB  # of an error body; the rest cannot make the message clearer
 MAX_ERROR_DETAILS = 50  # lines of an error's details that are shown
@@ -106,6 +107,7 @@ MAX_SEEN_EVENTS = 65536  # at least so many are remembered, so that a replay sho
 MAX_REDIRECTS = 5
 MAX_INTERIM_ANSWERS = 16  # 1xx answers before the final one
 MAX_PAGES = 100000  # of one list, 200 items each
+MAX_EMPTY_PAGES = 100  # in a row
 MAX_PAX_BYTES = 16 * KIB  # of one extended tar header; a path has at most 4096
 MAX_TAR_PADDING_BYTES = MIB  # zero blocks after the end-of-archive mark; tar pads to 10 KiB
 TAR_BUFFER_BYTES = 256 * KIB  # fits the second-level cache, so that what was just read is hashed from there
@@ -738,7 +740,7 @@ def list_problems(value: list[Json], node: Document, pointer: str) -> list[str]:
     problems = []
     seen = set()
     for index, item in enumerate(value):
-        below, mark = "%s/%d" % (pointer, index), json_text(item, pretty=False)
+        below, mark = "%s/%d" % (pointer, index), repr(item)
         problems += schema_problems(item, node["items"], below)
         if node.get("unique") and mark in seen:
             problems.append("%s: found %s again, allowed: each once" % (below, found(item)))
@@ -1950,8 +1952,8 @@ class Config:
         self.proxies = {"https": str(values["https_proxy"]), "http": str(values["http_proxy"])}
         self.no_proxy: str = values["no_proxy"]
         self.traceparent: str = values["traceparent"]
-        self.color = not values["no_color"] and values["term"] != "dumb"
         self.dumb: bool = values["term"] in ("dumb", "")
+        self.color = not values["no_color"] and not self.dumb  # https://no-color.org: set and not empty
         self.columns = int(values["columns"]) if str(values["columns"]).isdecimal() else 0
         self.trace: bool = values["trace"]
         self.allow_http: bool = values["allow_http"]
@@ -2230,29 +2232,169 @@ def scalar_text(value: Json) -> str:
     return value.text if isinstance(value, Number) else repr(value)
 
 
+class JsonLevel(dict):  # type: ignore[type-arg]
+    """What stands between two strings of JSON text at one depth, mapped to (its indented form, the level after it).
+
+    Learns each such piece once. None as a form: the outermost list has ended before.
+    """
+
+    def __init__(self, depth: int, levels: list[JsonLevel]) -> None:
+        super().__init__()
+        self.depth = depth
+        self.levels = levels
+
+    def __missing__(self, piece: str) -> tuple[str | None, JsonLevel]:
+        if not self.depth and self.levels[0] is not self:
+            return None, self
+        rest = piece.lstrip(": \t\r\n0123456789+-.eE")
+        number = piece[: len(piece) - len(rest)].strip(": \t\r\n")
+        if number and piece[0] == ":" and piece != ":0" + rest:  # numbers differ, what surrounds them does not
+            form, level = self[":0" + rest]
+            return ": " + number + form[3:], level
+        step = self._learn(piece)
+        if len(self) < MAX_JSON_FORMS:
+            self[piece] = step
+        return step
+
+    def _learn(self, piece: str) -> tuple[str, JsonLevel]:
+        import re
+
+        depth, form, before = self.depth, "", ""
+        for token in re.findall(r"[\[\]{}:,]|[^\s\[\]{}:,]+", piece):
+            if token in "]}":
+                depth -= 1
+                form = form[: form.rfind("\n")] if before and before in "[{" else form + "\n" + "  " * depth
+            depth += token in "[{"
+            form += token + (" " if token == ":" else "\n" + "  " * depth if token in ",[{" else "")
+            before = token
+            if not depth and token in "]}":
+                return form, self.levels[-1]
+        while len(self.levels) < depth + 2:  # the last one is the level after the end
+            self.levels.insert(-1, JsonLevel(len(self.levels) - 1, self.levels))
+        return form, self.levels[depth]
+
+
+class JsonIndenter:
+    """Indents the text of a list as `json_text` would its values, five times as fast; numbers keep their spelling.
+
+    The text is cut at its quotes; what lies between strings is one of few pieces, which JsonLevel looks up.
+    """
+
+    def __init__(self) -> None:
+        self._levels: list[JsonLevel] = []
+        self._levels += [JsonLevel(0, self._levels), JsonLevel(0, self._levels)]
+
+    def items(self, page: str) -> str:
+        """The indented list `items` of a page, strict JSON that was parsed before; "" where it is hard to find."""
+        import re
+
+        scalar = r'\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[^"\[\]{},]+),'
+        start = re.match(r'\s*\{(?:%s)*?\s*"items"\s*:\s*(?=\[)' % scalar, page)
+        return self.indent(page[start.end() :]) if start else ""
+
+    def indent(self, text: str) -> str:
+        """A list with whatever follows it, to the indented list."""
+        escaped = "\\" in text
+        if escaped:  # control characters cannot stand in JSON text: they keep the place of escapes that would mislead
+            text = text.replace("\\\\", "\0").replace('\\"', "\1")
+        parts = text.split('"')
+        forms = []
+        level = self._levels[0]
+        for piece in parts[::2]:
+            form, level = level[piece]
+            forms.append(form)
+        end = forms.index(None) if None in forms else len(forms)
+        del parts[2 * end - 1 :]
+        parts[::2] = forms[:end]
+        if escaped:
+            parts[1::2] = map(plain_escapes, parts[1::2])
+        return '"'.join(parts)
+
+
+def plain_escapes(text: str) -> str:
+    """The inside of a JSON string in the one spelling that we write: no escapes where none are needed."""
+    from json import loads
+    from json.encoder import encode_basestring
+
+    if "\\" not in text and "\0" not in text and "\1" not in text:
+        return text
+    return encode_basestring(loads('"%s"' % text.replace("\1", '\\"').replace("\0", "\\\\")))[1:-1]
+
+
 # Words that a YAML 1.1 or 1.2 reader takes for something other than a string.
 YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"))
 
 
-def yaml_string(text: str) -> str:
-    """A string that every YAML reader gives back unchanged: plain where that is beyond doubt, else quoted."""
-    import re
+class YamlWriter:
+    """Block YAML that PyYAML (1.1) and ruamel.yaml (1.2) read back to the same value.
 
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./+-]*(?: [A-Za-z0-9_./+-]+)*", text) and text.lower() not in YAML_WORDS:
-        return text
-    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+    A string is plain only where that is beyond doubt, else in double quotes with escapes for everything
+    invisible; no folding, no anchors, no tags.
+    """
 
-    def escape(char: str) -> str:
-        code = ord(char)
-        return escapes.get(char) or ("\\x%02x" if code < 0x100 else "\\u%04x" if code < 0x10000 else "\\U%08x") % code
+    def __init__(self) -> None:
+        import re
 
-    return '"%s"' % "".join(escape(char) if char in escapes or not char.isprintable() else char for char in text)
+        self._plain = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*(?: [A-Za-z0-9_./+-]+)*").fullmatch
+        self._names: dict[str, str] = {}
+        self.lines: list[str] = []
+
+    def text(self, value: Json) -> str:
+        """The whole value."""
+        self.lines = []
+        if isinstance(value, (dict, list)) and value:
+            self._block(value, "", "")
+        else:
+            self.lines.append(self._string(value) if isinstance(value, str) else yaml_scalar(value))
+        return "\n".join(self.lines)
+
+    def _string(self, text: str) -> str:
+        if self._plain(text) and text.lower() not in YAML_WORDS:
+            return text
+        if text.isprintable() and '"' not in text and "\\" not in text:
+            return '"%s"' % text
+        escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+        def escape(char: str) -> str:
+            code = ord(char)
+            width = "\\x%02x" if code < 0x100 else "\\u%04x" if code < 0x10000 else "\\U%08x"
+            return escapes.get(char) or width % code
+
+        return '"%s"' % "".join(escape(char) if char in escapes or not char.isprintable() else char for char in text)
+
+    def _name(self, key: str) -> str:
+        """A key with its colon. YAML reads one only up to 1024 characters, unless a question mark says so."""
+        name = self._string(key) + ":"
+        if len(name) < 100 and len(self._names) < MAX_JSON_FORMS:
+            self._names[key] = name
+        return name
+
+    def _block(self, value: Json, lead: str, indent: str) -> None:
+        """Lines for the items; `lead` starts the first of them, `indent` the others."""
+        add, names = self.lines.append, self._names
+        is_list = value.__class__ is list
+        for key in value:
+            if is_list:
+                item, mark = key, lead + "-"
+            else:
+                item, mark = value[key], lead + (names.get(key) or self._name(key))
+                if len(mark) > 1000:
+                    add(lead + "? " + mark[len(lead) : -1])
+                    mark = indent + ":"
+            lead = indent
+            if item.__class__ is str:
+                add(mark + " " + self._string(item))
+            elif not item or (item.__class__ is not dict and item.__class__ is not list):
+                add(mark + " " + yaml_scalar(item))
+            elif is_list:
+                self._block(item, mark + " ", indent + "  ")
+            else:
+                add(mark)
+                self._block(item, indent + "  ", indent + "  ")
 
 
 def yaml_scalar(value: Json) -> str:
-    """Any value without items; floats get the point and the signed exponent that YAML 1.1 asks for."""
-    if isinstance(value, str):
-        return yaml_string(value)
+    """A number, true, false, null or an empty container; floats get the point and signed exponent of YAML 1.1."""
     text = scalar_text(value)
     if isinstance(value, float):
         mantissa, mark, exponent = text.lower().partition("e")
@@ -2261,67 +2403,90 @@ def yaml_scalar(value: Json) -> str:
     return text
 
 
-def yaml_lines(value: Json, indent: str = "") -> Iterator[str]:
-    """A value as YAML block lines."""
-    if not isinstance(value, (dict, list)) or not value:
-        yield indent + yaml_scalar(value)
-        return
-    items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
-    for key, item in items:
-        mark = "-"
-        if key is not None:
-            name = yaml_string(key)
-            mark = name + ":"
-            if len(name) > 1000:  # YAML reads a simple key only up to 1024 characters
-                yield "%s? %s" % (indent, name)
-                mark = ":"
-        if not isinstance(item, (dict, list)) or not item:
-            yield "%s%s %s" % (indent, mark, yaml_scalar(item))
-        elif key is None and isinstance(item, dict) and len(next(iter(item))) < 500:
-            lines = yaml_lines(item, indent + "  ")
-            yield indent + "- " + next(lines)[len(indent) + 2 :]
-            yield from lines
-        else:
-            yield indent + mark
-            yield from yaml_lines(item, indent + "  ")
-
-
 def yaml_text(value: Json) -> str:
     """A value as YAML that reads back to the same value with YAML 1.1 and 1.2 readers."""
-    return "\n".join(yaml_lines(value))
+    return YamlWriter().text(value)
+
+
+def char_width(char: str) -> int:
+    """Terminal columns of one printable character: 0 combining, 2 wide, else 1 (Unicode annex 11)."""
+    import unicodedata
+
+    if unicodedata.category(char) in ("Mn", "Me") or "\u1160" <= char <= "\u11ff":  # Hangul vowels join the syllable
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def text_width(text: str) -> int:
     """Terminal columns of printable text."""
-    if text.isascii():
-        return len(text)
-    import unicodedata
-
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) + wide - sum(unicodedata.category(char) in ("Mn", "Me") for char in text)
+    return len(text) if text.isascii() else sum(map(char_width, text))
 
 
-def clip_text(text: str, width: int) -> str:
+def clip_text(text: str, width: int, ellipsis: str = "\u2026") -> str:
     """Text cut to `width` columns, with an ellipsis where something was cut."""
     if text_width(text) <= width:
         return text
-    while text and text_width(text) > width - 1:
-        text = text[:-1]
-    return text + "\u2026"
+    room = width - len(ellipsis)
+    kept = 0
+    for char in text:
+        room -= char_width(char)
+        if room < 0:
+            break
+        kept += 1
+    return text[:kept] + ellipsis
 
 
-def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int = 0) -> list[str]:
-    """Left-aligned columns, two spaces apart; with `columns` the widest cells shrink to fit a terminal."""
-    cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(text_width(row[index]) for row in cells) for index in range(len(header))]
-    while columns and sum(widths) + 2 * (len(widths) - 1) > columns and max(widths) > 8:
-        widths[widths.index(max(widths))] -= 1
-    lines = []
-    for row in cells:
-        clipped = [clip_text(cell, width) for cell, width in zip(row, widths)]
-        padded = [cell + " " * (width - text_width(cell)) for cell, width in zip(clipped, widths)]
-        lines.append("  ".join(padded).rstrip())
-    return lines
+STATUS_COLORS = {"succeeded": 32, "active": 32, "running": 36, "failed": 31, "cancelled": 33, "expired": 33}
+
+
+class Table:
+    """Left-aligned columns, two spaces apart, a page of rows at a time.
+
+    Each page is as wide as its cells need, and no column gets narrower than before. On a terminal
+    (`console.out_is_terminal`) the widest cells shrink to fit it, and status words have their colour.
+    """
+
+    def __init__(self, console: Console, header: Sequence[str]) -> None:
+        self.console = console
+        self.header = list(header)
+        self.columns = console.columns(sys.__stdout__) if console.out_is_terminal else 0
+        self.encoding = "" if console.unicode(sys.stdout) else getattr(sys.stdout, "encoding", None) or "ascii"
+        self.ellipsis = "..." if self.encoding else "\u2026"
+        self.widths = [0] * len(self.header)
+
+    def lines(self, rows: Sequence[Sequence[str]]) -> list[str]:
+        """The lines of some more rows; the header goes before the first."""
+        cells = [[*map(self._cell, row)] for row in rows]
+        if not any(self.widths):
+            cells.insert(0, self.header)
+        if not cells:
+            return []
+        ascii_only = all(cell.isascii() for row in cells for cell in row)
+        measure = len if ascii_only else text_width
+        widest = [max(map(measure, column)) for column in zip(*cells)]
+        self.widths = self._fitted([max(pair) for pair in zip(self.widths, widest)])
+        if ascii_only and not self.columns:
+            form = "  ".join("%%-%ds" % width for width in self.widths)
+            return [(form % tuple(row)).rstrip() for row in cells]
+        return [self._line(row) for row in cells]
+
+    def _cell(self, text: str) -> str:
+        if not text.isprintable():
+            text = printable(text)
+        return text.encode(self.encoding, "backslashreplace").decode(self.encoding) if self.encoding else text
+
+    def _fitted(self, widths: list[int]) -> list[int]:
+        while self.columns and sum(widths) + 2 * (len(widths) - 1) > self.columns and max(widths) > 4:
+            widths[widths.index(max(widths))] -= 1
+        return widths
+
+    def _line(self, row: Sequence[str]) -> str:
+        line = ""
+        for name, cell, width in zip(self.header, row, self.widths):
+            shown = clip_text(cell, width, self.ellipsis) if self.columns else cell
+            painted = self.console.paint(shown) if name == "STATUS" else shown
+            line += painted + " " * (width - text_width(shown) + 2)
+        return line.rstrip()
 
 
 def view_lines(fields: Sequence[tuple[str, str]]) -> list[str]:
@@ -2368,6 +2533,8 @@ def time_text(value: Json) -> str:
     """An RFC 3339 time in UTC to the second; anything else as it came."""
     if not isinstance(value, str):
         return ""
+    if len(value) == 20 and value[19] == "Z" and value[10] == "T" and value[17] < "6":
+        return value  # in UTC to the second already, or no time at all
     try:
         return time_of(parse_time(value))
     except (ValidationError, OverflowError, OSError):
@@ -2398,19 +2565,35 @@ class Console:
         except ValueError:  # closed
             return False
 
-    def columns(self) -> int:
+    def columns(self, stream: Any = None) -> int:
         """The width to draw in: COLUMNS, else the terminal's now (it may be resized), else 80."""
         if self.columns_wanted:
             return self.columns_wanted
+        stream = stream or sys.__stderr__
         try:
-            return os.get_terminal_size(sys.__stderr__.fileno()).columns or 80  # type: ignore[union-attr]
+            return os.get_terminal_size(stream.fileno()).columns or 80
         except (OSError, ValueError, AttributeError):
             return 80
 
-    def unicode(self) -> bool:
-        """True when standard error can show block characters."""
-        encoding = (getattr(sys.stderr, "encoding", "") or "").lower()
+    def unicode(self, stream: Any = None) -> bool:
+        """True when standard error, or `stream`, can show any character."""
+        encoding = (getattr(stream or sys.stderr, "encoding", "") or "").lower()
         return encoding.replace("-", "") in ("utf8", "utf8sig")
+
+    def paint(self, word: str) -> str:
+        """A status word in its colour, where colour is wanted."""
+        color = STATUS_COLORS.get(word) if self.color and self.out_is_terminal else None
+        return "\x1b[%dm%s\x1b[0m" % (color, word) if color else word
+
+    def view(self, lines: Iterable[str]) -> None:
+        """A short readable view, its status word in its colour."""
+        split = (line.partition("Status:") for line in lines)
+        painted = [
+            mark + gap + self.paint(word) if mark and not before else before + mark + rest
+            for before, mark, rest in split
+            for gap, word in [(rest[: len(rest) - len(rest.lstrip())], rest.lstrip())]
+        ]
+        self.out("\n".join(painted))
 
     def write_bytes(self, data: bytes | memoryview) -> None:
         """Bytes to standard output, at once."""
@@ -4238,6 +4421,16 @@ class DpopSigner:
 # ==================================================================================================
 
 
+class Page:
+    """A page of a list: its `items`, and the answer's `text`, or "" where the items are not all of it."""
+
+    __slots__ = ("items", "text")
+
+    def __init__(self, items: list[Json], text: str) -> None:
+        self.items = items
+        self.text = text
+
+
 class Gateway:
     """The Export Center behind `http.server`."""
 
@@ -4302,29 +4495,45 @@ class Gateway:
         )
         return data
 
-    def fetch_pages(self, noun: str, query: Sequence[tuple[str, str]], limit: int | None) -> Iterator[list[Json]]:
-        """The items of a list, a page at a time, until `limit` items (None: all).
+    def fetch_pages(self, noun: str, query: Sequence[tuple[str, str]], limit: int | None) -> Iterator[Page]:
+        """A list, a page at a time, until `limit` items (None: all).
 
         ProtocolError when a cursor comes again or the list does not end.
         """
-        cursors: set[str] = set()
+        cursors: set[int] = set()  # hashes: a cursor may be long
         cursor = ""
         left = limit
-        while len(cursors) < MAX_PAGES:
+        empty = 0
+        while len(cursors) < MAX_PAGES and empty < MAX_EMPTY_PAGES:
             size = str(PAGE_ITEMS if left is None else min(left, PAGE_ITEMS))
-            page = self.fetch_json("GET", self.url(noun, query=(*query, ("limit", size), ("cursor", cursor))))
-            items = page.get("items")
-            if not isinstance(items, list):
-                raise ProtocolError("the list of %s has no items: %s" % (noun, quoted(json_text(page, False))))
-            yield items if left is None else items[:left]
-            left = None if left is None else left - len(items)
-            cursor = as_text(page.get("nextCursor"))
+            page, cursor = self._fetch_page(noun, (*query, ("limit", size), ("cursor", cursor)))
+            empty = 0 if page.items else empty + 1
+            if left is not None and len(page.items) > left:
+                page = Page(page.items[:left], "")
+            yield page
+            left = None if left is None else left - len(page.items)
             if not cursor or (left is not None and left <= 0):
                 return
-            if cursor in cursors:
-                break
-            cursors.add(cursor)
-        raise ProtocolError("the list of %s does not end: its cursor %s comes again" % (noun, quoted(cursor)))
+            if hash(cursor) in cursors:
+                raise ProtocolError("the list of %s does not end: its cursor %s comes again" % (noun, quoted(cursor)))
+            cursors.add(hash(cursor))
+        what = "%d empty pages in a row" % empty if empty else "%d pages" % len(cursors)
+        raise ProtocolError("the list of %s does not end: %s, and there are more" % (noun, what))
+
+    def _fetch_page(self, noun: str, query: Sequence[tuple[str, str]]) -> tuple[Page, str]:
+        """(one page, the cursor of the next or "")."""
+
+        def consume(response: Response) -> tuple[Page, str]:
+            data = response.read_all(MAX_JSON_BYTES, "the answer")
+            answer = parse_answer(data, response)
+            items = answer.get("items")
+            if not isinstance(items, list):
+                raise ProtocolError("the list of %s has no items: %s" % (noun, quoted(json_text(answer, False))))
+            return Page(items, data.decode("utf-8")), as_text(answer.get("nextCursor"))
+
+        request = Request("GET", self.url(noun, query=query), {"Accept": "application/json"})
+        fetched: tuple[Page, str] = self.http.fetch(request, consume)
+        return fetched
 
     def fetch_run(self, run_id: str) -> Document:
         """A run."""
@@ -4478,17 +4687,13 @@ class App:
             return
         wanted = self.format()
         if wanted == "table" and not output:
-            self.console.out("\n".join(view()))
+            self.console.view(view())
             return
         text = yaml_text(document) if wanted == "yaml" else json_text(document)
         if output and output != "-":
             write_files([(output, (text + "\n").encode("utf-8", "backslashreplace"))])
         else:
             self.console.document(text)
-
-    def columns(self) -> int:
-        """The width that tables must fit, or 0 for as wide as they are."""
-        return self.console.columns() if self.console.out_is_terminal else 0
 
 
 def progress_text(run: Document) -> str:
@@ -4572,44 +4777,74 @@ def profile_view(profile: Document) -> list[str]:
 
 
 def show_list(
-    app: App,
-    pages: Iterator[list[Json]],
-    header: Sequence[str],
-    row: Callable[[Json], list[str]],
-    output: str,
-    query: str,
+    app: App, pages: Iterable[Page], header: Sequence[str], row: Callable[[Json], list[str]], output: str, query: str
 ) -> None:
-    """A list as table, JSON or YAML; JSON and YAML leave as the pages arrive, in constant memory."""
-    wanted = app.format()
-    if query or (wanted == "table" and not output):
-        items = [item for page in pages for item in page]
-        app.show(items, lambda: table_lines(header, [row(item) for item in items], app.columns()), output, query)
+    """A list as table, JSON or YAML, in constant memory: each page leaves before the next one is asked for."""
+    if query:
+        app.show(queried_items(pages, query), list, output, query)
         return
-    file = AtomicFile(output) if output and output != "-" else None
-    empty = True
-
-    def put(text: str) -> None:
-        if file is not None:
-            file.write((text + "\n").encode("utf-8", "backslashreplace"))
-        else:
-            app.console.document(text)
-
-    try:
+    wanted = app.format()
+    if wanted == "table" and not output:
+        table = Table(app.console, header)
         for page in pages:
-            if not page:
-                continue
-            text = yaml_text(page) if wanted == "yaml" else json_text(page)
-            if wanted != "yaml":  # the brackets go, and the comma that joins this page to the one before
-                text = ("[" if empty else ",") + text[1:-2]
-            put(text)
+            lines = table.lines([row(item) for item in page.items])
+            if lines:
+                app.console.out("\n".join(lines))
+        return
+    write_list(app, yaml_pages(pages) if wanted == "yaml" else json_pages(pages), output)
+
+
+def queried_items(pages: Iterable[Page], query: str) -> Json:
+    """What --query looks into: of a list only as much as its first step needs."""
+    first = query.partition(".")[0]
+    if not first.isdecimal() or not first.isascii():
+        return [item for page in pages for item in page.items]
+    items: list[Json] = []
+    for page in pages:
+        items += [None] * len(page.items) if len(items) + len(page.items) <= int(first[:9]) else page.items
+        if len(items) > int(first[:9]):
+            break
+    return items
+
+
+def json_pages(pages: Iterable[Page]) -> Iterator[str]:
+    """Indented JSON of all items together, a text per page."""
+    indenter = JsonIndenter()
+    empty = True
+    for page in pages:
+        if page.items:
+            text = indenter.items(page.text) or json_text(page.items)
+            # the brackets go, and the comma that joins this page to the one before
+            yield ("[" if empty else ",") + text[1:-2]
             empty = False
-        if empty or wanted != "yaml":
-            put("[]" if empty else "]")
-        if file is not None:
-            file.commit()
+    yield "[]" if empty else "]"
+
+
+def yaml_pages(pages: Iterable[Page]) -> Iterator[str]:
+    """YAML of all items together, a text per page."""
+    writer = YamlWriter()
+    empty = True
+    for page in pages:
+        if page.items:
+            yield writer.text(page.items)
+            empty = False
+    if empty:
+        yield "[]"
+
+
+def write_list(app: App, texts: Iterable[str], output: str) -> None:
+    """Texts, each with a line end, to standard output as they come, or to a file that appears when it is whole."""
+    if not output or output == "-":
+        for text in texts:
+            app.console.document(text)
+        return
+    file = AtomicFile(output)
+    try:
+        for text in texts:
+            file.write((text + "\n").encode("utf-8", "backslashreplace"))
+        file.commit()
     finally:
-        if file is not None:
-            file.discard()
+        file.discard()
 
 
 # ---- profiles --------------------------------------------------------------------------------------
