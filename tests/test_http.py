@@ -502,8 +502,8 @@ def test_list_that_never_ends_is_an_error(cli, gw, monkeypatch):
     """Every page has another cursor."""
     monkeypatch.setattr(stella, "MAX_PAGES", 5)
     count = iter(range(1000))
-    monkeypatch.setattr(stella.Gateway, "fetch_json",
-                        lambda *_, **__: {"items": [1], "nextCursor": str(next(count))})
+    monkeypatch.setattr(stella.Gateway, "_fetch_page",
+                        lambda *_, **__: (stella.Page([1], '{"items": [1]}'), str(next(count))))
     done = cli(*READ, "--all", gw=gw)
     assert done.code == 1
     assert next(count) == 5
