@@ -536,6 +536,17 @@ def test_submit_wait_prints_what_it_knows_when_the_run_cannot_be_read_any_more(c
     assert "warning: cannot read the run itself" in done.err
 
 
+def test_submit_wait_of_a_failed_run_is_exit_13_whatever_the_query_finds(cli, gw):
+    gw.fail_at("sign")
+    done = cli("run", "submit", "prof-json-raw", "--wait", "--query", "bundle.sha256", gw=gw)
+    assert (done.code, done.out) == (13, "")
+
+
+def test_deadline_without_wait_is_a_mistake(cli, gw):
+    assert cli("run", "submit", "prof-json-raw", "--deadline", "5", gw=gw).code == 2
+    assert gw.store.runs == {}
+
+
 def test_submit_wait_follows_the_runs_own_link(cli, gw):
     gw.links = "none"
     assert cli("run", "submit", "prof-json-raw", "--wait", gw=gw).code == 0
