@@ -373,6 +373,113 @@ def parse_json(data: bytes, what: str, keep_numbers: bool = False, plain: bool =
     return value
 
 
+class JsonTextError(ValueError):
+    """Where the stand-in for json stopped; the fields of json.JSONDecodeError."""
+
+    def __init__(self, msg: str, text: str, position: int) -> None:
+        super().__init__(msg)
+        self.msg = msg
+        self.lineno = text.count("\n", 0, position) + 1
+        self.colno = position - text.rfind("\n", 0, position)
+
+
+def unescape_json(word: str) -> str:
+    """The text of a JSON string token (RFC 8259 section 7)."""
+    import re
+
+    plain = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+    def unescape(found: Any) -> str:
+        mark = found.group(1)
+        return chr(int(mark[1:], 16)) if len(mark) == 5 else plain.get(mark, mark)
+
+    def join(found: Any) -> str:
+        high, low = (ord(char) for char in found.group())
+        return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+
+    text = re.sub(r"\\(u[0-9a-fA-F]{4}|.)", unescape, word[1:-1])
+    return re.sub("[\ud800-\udbff][\udc00-\udfff]", join, text)
+
+
+JSON_NAMES = {"true": True, "false": False, "null": None}
+
+
+class JsonReader:
+    """json.loads for a Python without json, stricter: no NaN, and RecursionError beyond MAX_JSON_DEPTH."""
+
+    def __init__(self, text: str, hooks: Mapping[str, Callable[..., Json]]) -> None:
+        import re
+
+        string = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
+        number = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+        self.token = re.compile(r"[ \t\n\r]*(%s|%s|true|false|null|[][{}:,]|\Z)" % (string, number))
+        self.text = text
+        self.hooks = hooks
+        self.position = 0
+
+    def take(self, wanted: str = "") -> str:
+        """The next token, one of `wanted` (with blanks between) where given; "" at the end."""
+        match = self.token.match(self.text, self.position)
+        if match is None or (wanted and match.group(1) not in wanted.split()):
+            raise JsonTextError("expecting %s" % (wanted or "a value"), self.text, self.position)
+        self.position = match.end()
+        return str(match.group(1))
+
+    def read(self, word: str, depth: int) -> Json:
+        """The value that begins with this token."""
+        if depth > MAX_JSON_DEPTH:
+            raise RecursionError
+        if word == "[":
+            return self.read_items("]", depth)
+        if word == "{":
+            return self.hooks["object_pairs_hook"](self.read_items("}", depth))
+        if word in JSON_NAMES:
+            return JSON_NAMES[word]
+        if word[:1] == '"':
+            return unescape_json(word)
+        if word and word not in "]}:,":
+            return self.hooks["parse_int" if word.lstrip("-").isdigit() else "parse_float"](word)
+        raise JsonTextError("expecting a value", self.text, self.position)
+
+    def read_items(self, closing: str, depth: int) -> list[Json]:
+        """What stands between brackets; in an object (name, value)."""
+        items: list[Json] = []
+        word = self.take()
+        while word != closing or items:
+            if closing == "]":
+                items.append(self.read(word, depth + 1))
+            elif word[:1] != '"':
+                raise JsonTextError("expecting a name in double quotes", self.text, self.position)
+            else:
+                self.take(":")
+                items.append((unescape_json(word), self.read(self.take(), depth + 1)))
+            if self.take(", " + closing) == closing:
+                break
+            word = self.take()
+        return items
+
+
+def read_json_text(text: str, **hooks: Any) -> Json:
+    """json.loads with the hooks that parse_json gives; JsonTextError for what is no JSON."""
+    reader = JsonReader(text, {"object_pairs_hook": dict, "parse_int": int, "parse_float": float, **hooks})
+    value = reader.read(reader.take(), 0)
+    if reader.take():
+        raise JsonTextError("extra data", text, reader.position)
+    return value
+
+
+def quote_json(text: str) -> str:
+    """A string as JSON, non-ASCII as it is: what json.encoder.encode_basestring gives."""
+    import re
+
+    names = {"\\": "\\\\", '"': '\\"', "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+    def escape(found: Any) -> str:
+        return names.get(found.group()) or "\\u%04x" % ord(found.group())
+
+    return '"%s"' % re.sub(r'[\\"\x00-\x1f]', escape, text)
+
+
 def parse_object(data: bytes, what: str, keep_numbers: bool = False, plain: bool = False) -> Document:
     """Strict JSON that must be one object."""
     value = parse_json(data, what, keep_numbers, plain)
@@ -2071,13 +2178,15 @@ def parse_flat_toml(text: str) -> Document:
 
 def read_toml(path: str) -> Document:
     """A profile file as a flat table; ConfigError names file and line."""
+    import importlib
+
     try:
         text = read_small(path, "profile file", MAX_CONFIG_BYTES).decode("utf-8")
-        if sys.version_info >= (3, 11):
-            import tomllib
-
-            return tomllib.loads(text)
-        return parse_flat_toml(text)
+        try:
+            read: Callable[[str], Document] = importlib.import_module("tomllib").loads
+        except ImportError:  # before 3.11, and in Debian's python3-minimal
+            read = parse_flat_toml
+        return read(text)
     except RecursionError:
         raise ConfigError("profile file %s: is nested too deep" % printable(path)) from None
     except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
@@ -2867,6 +2976,27 @@ def write_files(contents: Sequence[tuple[str, bytes]]) -> None:
             file.discard()
 
 
+def free_bytes(path: str) -> int:
+    """Bytes that may still be written where `path` is."""
+    if hasattr(os, "statvfs"):
+        room = os.statvfs(path)
+        return room.f_bavail * room.f_frsize
+    import shutil
+
+    return shutil.disk_usage(path).free
+
+
+def remove_folder(path: str) -> None:
+    """Removes a folder of ours with all that is in it, as far as that can be."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            remove_file(os.path.join(folder, name))
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass  # a link to a folder, or something that a program made and we may not remove
+
+
 def make_private_folder(contents: Sequence[tuple[str, bytes]]) -> str:
     """A new folder that only this user can enter, with files of these (name, bytes); the caller removes it."""
     import tempfile
@@ -3053,22 +3183,31 @@ def lock_file_windows(descriptor: int) -> bool:
 # ==================================================================================================
 
 
+def find_executable(name: str, folder: str = "") -> str:
+    """The path of a program in `folder`, else on PATH (or `name` itself where it is a path); or ""."""
+    try:
+        import shutil
+    except ImportError:  # Debian's python3-minimal
+        folders = [folder or ""] if folder or os.path.dirname(name) else os.get_exec_path()
+        paths = [os.path.join(place, name) for place in folders]
+        return next((path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)), "")
+    return shutil.which(name, path=folder or None) or ""
+
+
 def find_program(name: str, config: Config) -> str:
     """The program's path: from its environment variable, else vendor/ beside this file, else PATH; or ""."""
-    import shutil
-
     wanted = config.programs.get(name, "")
     if wanted:
-        found = shutil.which(wanted)
-        if found is None:
+        found = find_executable(wanted)
+        if not found:
             raise ConfigError("%s names %s, which is no program" % (config.source(name), quoted(wanted)))
         return found
     here = os.path.dirname(os.path.realpath(__file__))
     for folder in (os.path.join(here, "vendor"), os.path.join(here, "vendor", "bin")):
-        candidate = shutil.which(name, path=folder)
+        candidate = find_executable(name, folder)
         if candidate:
             return candidate
-    return shutil.which(name) or ""
+    return find_executable(name)
 
 
 COSIGN_OFFLINE = "SIGSTORE_REKOR_PUBLIC_KEY"  # see program_environment
@@ -3207,7 +3346,6 @@ def ask_verifier(
     """(exit status, last line said) of cosign or openssl about a raw signature over `blob`."""
     import base64
     import hashlib
-    import shutil
 
     bundle = make_sigstore_bundle(raw, hashlib.sha256(blob).hexdigest())
     files = {"blob": blob, "key.pub": key.pem, "raw": raw, "text": base64.b64encode(raw), "bundle": bundle}
@@ -3218,7 +3356,7 @@ def ask_verifier(
         command = [os.path.join(folder, word[1:]) if word[0] == "@" else word for word in words]
         status, out, err = run_program([verifier.path, *command], folder, without=without)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
     if status < 0:
         raise ConfigError("%s was ended by signal %d" % (printable(verifier.path), -status))
     said = (err or out).decode("utf-8", "replace").strip().splitlines() or ["exit status %d" % status]
@@ -6133,12 +6271,12 @@ class Finding:
         self.advice = advice
 
 
-def examine_python() -> Finding:
+def examine_python(offline: bool) -> Finding:
     """The Python that runs this, and the modules that small builds of it leave out."""
     import importlib
 
     missing = []
-    for name in ("ssl", "hashlib", "zlib", "http.client", "email.utils", "subprocess", "tempfile", "ipaddress"):
+    for name in ("http.client", "ssl", "json.decoder", "shutil", "uuid", "zlib", "subprocess"):
         try:
             importlib.import_module(name)
         except ImportError:
@@ -6146,7 +6284,7 @@ def examine_python() -> Finding:
     detail = "%s at %s on %s" % (sys.version.split()[0], sys.executable or "an unknown place", sys.platform)
     if missing:
         advice = "install the whole Python; Debian's python3-minimal alone is enough for --help and verify"
-        return Finding("python", "fail", "%s, without %s" % (detail, ", ".join(missing)), advice)
+        return Finding("python", "warn" if offline else "fail", "%s, without %s" % (detail, ", ".join(missing)), advice)
     return Finding("python", "pass", detail)
 
 
@@ -6301,14 +6439,13 @@ def judge_gateway(app: App, response: Response, here: str) -> list[Finding]:
 
 def examine_space() -> list[Finding]:
     """Room where downloads go by default, and where verifiers work."""
-    import shutil
     import tempfile
 
     findings = []
     for name, advice in (("folder", "go to another folder, or use --output"), ("temporary", "set TMPDIR")):
         try:
             path = os.getcwd() if name == "folder" else tempfile.gettempdir()
-            free = shutil.disk_usage(path).free
+            free = free_bytes(path)
         except OSError as error:
             status = "warn" if name == "folder" else "fail"
             findings.append(Finding(name, status, error.strerror or str(error), advice))
@@ -6323,7 +6460,7 @@ def examine_space() -> list[Finding]:
 def examine_host(app: App, offline: bool) -> list[Finding]:
     """Everything that doctor looks at, in the order of its report."""
     return [
-        examine_python(),
+        examine_python(offline),
         *examine_tls(app, offline),
         *(examine_verifier(name, app) for name in ("cosign", "openssl", "builtin")),
         examine_zstd(app),
@@ -7171,10 +7308,13 @@ def unknown_option(words: tuple[str, ...], token: str) -> UsageError:
 
 def unknown_command(words: tuple[str, ...], token: str) -> UsageError:
     """An error that names the nearest command."""
-    import difflib
-
     choices = sorted({command.words[len(words)] for command in COMMANDS if command.words[: len(words)] == words})
-    near = difflib.get_close_matches(token, choices, 1)
+    try:
+        import difflib
+
+        near = difflib.get_close_matches(token, choices, 1)
+    except ImportError:  # Debian's python3-minimal
+        near = []
     hint = "did you mean: %s" % " ".join(("stella", *words, *near)) if near else "there is: " + ", ".join(choices)
     return UsageError("%s is no command of %s" % (quoted(token), " ".join(("stella", *words))), hint=hint)
 
@@ -7300,12 +7440,28 @@ def end_by_signal(number: int) -> int:
     return 128 + number  # only where the signal did not end us
 
 
+def complete_python() -> None:
+    """Puts our reader in the place of json where Python has none, as Debian's python3-minimal: verify works there."""
+    if os.path.exists(os.path.join(os.path.dirname(os.__file__), "json")):
+        return  # one look at the disk; an import would cost a tenth of the start
+    try:
+        import json  # noqa: F401 - there after all, in an archive
+    except ImportError:
+        import types
+
+        module, encoder = types.ModuleType("json"), types.ModuleType("json.encoder")
+        vars(module).update(loads=read_json_text, dumps=json_text, JSONDecodeError=JsonTextError, encoder=encoder)
+        vars(encoder).update(encode_basestring=quote_json)
+        sys.modules.update({"json": module, "json.encoder": encoder})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs stella; the exit code of contract 5."""
     arguments = sys.argv[1:] if argv is None else argv
     console = Console()
     try:
         install_signals()
+        complete_python()
         return run_command(arguments, console)
     except StellaError as error:
         console.error(error)
@@ -7317,6 +7473,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         import signal
 
         return end_by_signal(signal.SIGPIPE) if hasattr(signal, "SIGPIPE") else EXIT_UNEXPECTED
+    except ImportError as error:
+        hint = "install the whole Python; Debian's python3-minimal alone is enough for --help and verify only"
+        console.error(ConfigError("this Python has no module %s" % error.name, hint=hint))
+        return EXIT_CONFIG
     except Exception as error:  # noqa: BLE001 - a fault of stella's own: where, but neither text nor values of it
         line = 0
         trace = error.__traceback__
