@@ -2178,15 +2178,15 @@ def parse_flat_toml(text: str) -> Document:
 
 def read_toml(path: str) -> Document:
     """A profile file as a flat table; ConfigError names file and line."""
-    import importlib
-
     try:
         text = read_small(path, "profile file", MAX_CONFIG_BYTES).decode("utf-8")
-        try:
-            read: Callable[[str], Document] = importlib.import_module("tomllib").loads
-        except ImportError:  # before 3.11, and in Debian's python3-minimal
-            read = parse_flat_toml
-        return read(text)
+        if sys.version_info >= (3, 11):
+            try:
+                import tomllib
+            except ImportError:  # Debian's python3-minimal
+                return parse_flat_toml(text)
+            return tomllib.loads(text)
+        return parse_flat_toml(text)
     except RecursionError:
         raise ConfigError("profile file %s: is nested too deep" % printable(path)) from None
     except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
