@@ -1,0 +1,74 @@
+"""The YAML writer, a row per value; tests/audit/test_yaml_readers.py asks PyYAML and ruamel.yaml what they read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import stella
+
+LONG = "k" * 1100
+PLAIN = ["abc", "a b", "a-b", "_x", "registry.example.com/app", "a +b", "run-20251029-01", "application/zstd"]
+QUOTED = ["", " a", "a ", "no", "No", "y", "on", "off", "true", "NULL", "nan", "Inf", "~", "=", "<<", "1", "-1", "08",
+          "0o7", "0x1",
+          "1e3", ".5", "1_000", "1:30", "190:20:30", "2025-10-29", "2025-10-29T13:42:11Z", "-", "- a", "?", "? a", ":",
+          "a:",
+          "a: b", "a #b", "#a", "&a", "*a", "!a", "|", ">", "%a", "@a", "`a", "'a'", "[a]", "{a}", "a,b", "---", "...",
+          "ü", "日本", "\U0001f600"]
+ESCAPED = {
+    '"': '"\\""', "\\": '"\\\\"', "a\nb": '"a\\nb"', "\t": '"\\t"', "\r": '"\\r"', "\x00": '"\\x00"', "\x1b": '"\\x1b"',
+    "\x7f": '"\\x7f"', "\x85": '"\\x85"', "\xa0": '"\\xa0"', "\u2028": '"\\u2028"', "\ufeff": '"\\ufeff"',
+    "\u202e": '"\\u202e"', "\ud800": '"\\ud800"', "\U000e0041": '"\\U000e0041"', "\uffff": '"\\uffff"',
+}
+STRINGS = {**{text: text for text in PLAIN}, **{text: f'"{text}"' for text in QUOTED}, **ESCAPED}
+
+
+@pytest.mark.parametrize(("text", "written"), STRINGS.items(), ids=[ascii(text) for text in STRINGS])
+def test_string(text, written):
+    assert stella.yaml_text(text) == written
+    assert stella.yaml_text([text, {text: text}]) == f"- {written}\n- {written}: {written}"
+
+
+NUMBERS = {"1.0": "1.0", "-0.0": "-0.0", "-0": "-0.0", "1e22": "1.0e+22", "1E5": "1.0e+5", "1e-7": "1.0e-7",
+           "1.5e300": "1.5e+300",
+           "0": "0", "-7": "-7", "1" * 400: "1" * 400, "1e400": "1.0e+400", "true": "true", "false": "false",
+           "null": "null", "[]": "[]", "{}": "{}"}
+
+
+@pytest.mark.parametrize(("text", "written"), NUMBERS.items(), ids=[text[:20] for text in NUMBERS])
+def test_scalar(text, written):
+    value = stella.parse_json(text.encode(), "value", keep_numbers=True)
+    assert stella.yaml_text(value) == written
+    assert stella.yaml_text({"a": [value]}) == f"a:\n  - {written}"
+
+
+BLOCKS = {
+    "lists and maps": ({"a": {"b": [1, {"c": 2, "d": [3]}, [[4], []]]}, "e": {}},
+                       "a:\n  b:\n    - 1\n    - c: 2\n      d:\n        - 3\n    - - - 4\n      - []\ne: {}"),
+    "list of lists": ([[1, [2]], [[]]], "- - 1\n  - - 2\n- - []"),
+    "key of 1,100 characters": ({LONG: 1, "b": 2}, f"? {LONG}\n: 1\nb: 2"),
+    "long key of a map": ({LONG: {"a": 1}}, f"? {LONG}\n:\n  a: 1"),
+    "long key in a list": ([{LONG: [1], "b": 2}], f"- ? {LONG}\n  :\n    - 1\n  b: 2"),
+    "key that grows by its escapes": ({"\x01" * 300: 1}, '? "' + "\\x01" * 300 + '"\n: 1'),
+    "keys that are words": ({"no": 1, "1": 2, "": 3, "~": 4}, '"no": 1\n"1": 2\n"": 3\n"~": 4'),
+    "empty list": ([], "[]"),
+}
+
+
+@pytest.mark.parametrize(("value", "written"), BLOCKS.values(), ids=BLOCKS)
+def test_block(value, written):
+    assert stella.yaml_text(value) == written
+
+
+def test_what_is_remembered_is_bounded_and_does_not_change_the_text():
+    values = [{f"key {number}": f"value-{number}", "no": "no"} for number in range(3000)]
+    writer = stella.YamlWriter()
+    assert writer.text(values) == "\n".join(stella.yaml_text([value]) for value in values)
+    assert len(writer._known) <= stella.MAX_JSON_FORMS
+
+
+def test_deepest_value_that_the_reader_takes():
+    deep = stella.parse_json(b"[" * stella.MAX_JSON_DEPTH + b"]" * stella.MAX_JSON_DEPTH, "deep")
+    assert stella.yaml_text(deep) == "- " * (stella.MAX_JSON_DEPTH - 1) + "[]"
+    assert json.loads(stella.json_text(deep)) == deep
