@@ -3402,6 +3402,7 @@ class ArchiveSource:
 
     def __init__(self, path: str, config: Config) -> None:
         import hashlib
+        import stat
 
         self._hasher = hashlib.sha256()
         self._size = 0
@@ -3415,6 +3416,9 @@ class ArchiveSource:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "the name is not valid"
             raise ConfigError("cannot read the bundle %s: %s" % (printable(path), reason)) from None
+        if stat.S_ISCHR(os.fstat(self._file.fileno()).st_mode):
+            self._file.close()
+            raise ConfigError("the bundle %s is a device, which may never end" % printable(path))
         self._view = memoryview(bytearray(TAR_BUFFER_BYTES))
         self._head = self._read_file()
         self.compression = sniff_compression(self._head)
@@ -3489,9 +3493,11 @@ class ArchiveSource:
     def _inflate(self, view: memoryview, new_codec: Callable[[], Any]) -> int:
         """Decompresses into `view`, frame after frame."""
         while True:
-            if not self._pending:
+            # zstd's decompressor keeps what it could not yet use; zlib's gives it back as unconsumed_tail.
+            hungry = self._codec is None or getattr(self._codec, "needs_input", True)
+            if hungry and not self._pending:
                 self._pending, self._head = bytes(self._head or self._read_file()), self._view[:0]
-            ended = not self._pending
+            ended = hungry and not self._pending
             if self._codec is None:
                 if ended:
                     return 0
@@ -6933,6 +6939,8 @@ def cmd_verify(app: App, args: Any) -> int:
     failed = [check.name for check in checks if check.status == "fail"]
     if failed:
         hint = "do not use these files; fetch them again and compare the key with the tenant's"
+        if failed == ["age"]:
+            hint = "ask for a newer run, or allow more days"
         raise VerificationError("run %s is refused: failed %s" % (printable(args.run_id), ", ".join(failed)), hint=hint)
     for check in checks:
         if check.error is not None:
