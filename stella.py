@@ -126,7 +126,7 @@ POLL_SECONDS = 1.0  # the first interval between two questions for the run's sta
 MAX_POLL_SECONDS = 10.0
 LAST_LOOK_SECONDS = 2.0  # for the one question after --deadline: has the run ended meanwhile?
 QUIET_SECONDS = 1.0  # `watch --no-follow`: this much silence means that the replay is over,
-MAX_REPLAY_SECONDS = 10.0  # and so does this much time
+MAX_REPLAY_SECONDS = 3.0  # and so does this much time while the run is active
 MAX_WARNING_CHARACTERS = 1000  # of a run's warning; --json has all of it
 PROGRAM_SECONDS = 120.0  # for one cosign or openssl call
 RSA_BITS = (2048, 8192)  # smaller is broken, larger is refused by one verifier or another
@@ -5173,6 +5173,8 @@ class Watcher:
     def _stream(self, follow: bool) -> Generator[list[Event], None, str]:
         """Connection after connection; gives back why the stream is of no use, or "" when it was enough."""
         barren = 0  # attempts in a row without one new event
+        if not follow:  # the whole log of a run that has ended; of an active one what comes without a pause
+            self.said_ended = self.app.gateway.fetch_run(self.run_id).get("status") in FINAL_STATUSES
         while True:
             shown_before, asked_seconds, reason = self.shown, 0.0, "the stream ends without one"
             try:
@@ -5229,9 +5231,11 @@ class Watcher:
         """What one connection brings; a terminal event, or without `follow` silence, ends it."""
         clock = self.app.clock
         opened = news_at = clock.monotonic()
-        quiet_seconds = self.idle_seconds if follow else min(self.idle_seconds, QUIET_SECONDS)
+        quiet_seconds = self.idle_seconds
+        if not follow:
+            quiet_seconds = min(self.idle_seconds, QUIET_SECONDS * (5 if self.said_ended else 1))
         try:
-            while not self.status and (follow or clock.monotonic() - opened < MAX_REPLAY_SECONDS):
+            while not self.status and (follow or self.said_ended or clock.monotonic() - opened < MAX_REPLAY_SECONDS):
                 left = quiet_seconds
                 while self.ticks and left > TICK_SECONDS and not response.wait(self.http.timeout(TICK_SECONDS)):
                     left -= TICK_SECONDS
@@ -5246,7 +5250,7 @@ class Watcher:
                 if batch:
                     yield batch
                     news_at = clock.monotonic()
-                elif clock.monotonic() - news_at > STREAM_CHECK_SECONDS:
+                elif follow and clock.monotonic() - news_at > STREAM_CHECK_SECONDS:
                     self._check_against_run()
                     news_at = clock.monotonic()
         except TransportError as error:

@@ -626,6 +626,16 @@ def test_no_follow_leaves_a_stream_that_does_not_pause(cli, center, monkeypatch)
     assert done.out == f"{RUN} running; next: stella export run watch {RUN}\n"
 
 
+def test_no_follow_takes_its_time_for_the_log_of_a_run_that_has_ended(cli, center, monkeypatch):
+    monkeypatch.setattr(stella.Clock, "monotonic", Jumping().monotonic)
+    there = center(Answer(*(part(1, 6)[at : at + 9] for at in range(0, len(part(1, 6)), 9))), run=DONE)
+    assert told(cli("run", "watch", RUN, "--no-follow", "--json", gw=there)) == ALL
+
+
+def test_no_follow_of_a_run_that_is_not_there(cli, gw):
+    assert cli("run", "watch", "run-nope", "--no-follow", gw=gw).code == 11
+
+
 def test_follow_and_no_follow_exclude_each_other(cli, center):
     assert cli("run", "watch", RUN, "--follow", "--no-follow", gw=center(HANG_UP)).code == 2
 
