@@ -6,6 +6,7 @@ fed whole, byte by byte, and in two pieces split at every byte.
 
 from __future__ import annotations
 
+import http.client
 import random
 
 import pytest
@@ -312,6 +313,26 @@ def test_streams_one_after_the_other_in_random_pieces():
         assert events == [event for case in chosen for event in case.events]
 
 
+TOKENS = [b"id", b"event", b"data", b"retry", b":", b": ", b" ", b"\n", b"\n", b"\n\n", b"\r", b"\r\n", b"x", b"1",
+          b"\0", BOM, b"\xe2\x82", b"\xac", b"id: 1\n", b"id:\n", b"event: t\n", b"event:\n", b"data: x\n",
+          b"data: y\n\n", b":c\n"]
+
+
+def test_the_short_way_gives_what_the_long_way_gives():
+    """Blocks of the usual form are taken by one match; without it, and byte by byte, the events are the same."""
+    chance = random.Random(1)
+    for _ in range(5000):
+        stream = b"".join(chance.choices(TOKENS, k=chance.randint(1, 14)))
+        parser = stella.EventParser()
+        parser._plain_block = lambda chunk, at: None
+        fed = [event for at in range(len(stream)) for event in parser.feed(stream[at : at + 1])]
+        events = [(event.type, event.data, event.id) for event in fed]
+        size = chance.randint(1, 20)
+        wanted = (events, parser.retry_ms, parser.last_id)
+        assert run([stream]) == wanted, stream
+        assert run(stream[at : at + size] for at in range(0, len(stream), size)) == wanted, stream
+
+
 @pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
 def test_event_comes_out_with_its_last_byte(end):
     parser = stella.EventParser()
@@ -430,3 +451,43 @@ def test_memory_of_events_is_bounded(own_id, monkeypatch):
     if own_id:
         seen.reconnect()
         assert not any(seen.is_new(event) for event in events[-100:])
+
+
+# ---- ChunkDecoder: the chunked coding under the stream (RFC 9112 7.1)
+
+CHUNKED = {
+    "one": (b"1\r\nx\r\n0\r\n\r\n", b"x"), "none": (b"0\r\n\r\n", b""),
+    "two": (b"1\r\nx\r\n2\r\nyz\r\n0\r\n\r\n", b"xyz"),
+    "line ends within": (b"4\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n"),
+    "extension": (b'1;a="b"\r\nx\r\n0;c\r\n\r\n', b"x"),
+    "hex digits": (b"1A\r\n" + b"x" * 26 + b"\r\n00\r\n\r\n", b"x" * 26),
+    "trailers": (b"1\r\nx\r\n0\r\nA: b\r\n\r\n", b"x"),
+    "leading zeros": (b"0001\r\nx\r\n0\r\n\r\n", b"x"), "space after the size": (b"1 \r\nx\r\n0\r\n\r\n", b"x"),
+}
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_in_pieces_of_every_size(name):
+    wire, payload = CHUNKED[name]
+    for size in range(1, len(wire) + 1):
+        decoder, got = stella.ChunkDecoder(), b""
+        for at in range(0, len(wire), size):
+            got += decoder.feed(wire[at : at + size]) if not decoder.ended else b""
+        assert (got, decoder.ended) == (payload, True)
+
+
+NOT_CHUNKED = [b"zz\r\n", b"-1\r\n", b"+1\r\n", b"\r\n", b"1_0\r\n", b"0x1\r\n", b";a\r\n", b"f" * 17 + b"\r\n",
+               b"1" * 20000, b""]
+
+
+@pytest.mark.parametrize("wire", NOT_CHUNKED, ids=lambda wire: repr(wire[:20]))
+def test_what_is_not_the_chunked_coding_is_an_error(wire):
+    with pytest.raises(http.client.HTTPException):
+        stella.ChunkDecoder().feed(wire)
+
+
+def test_end_of_the_connection_within_a_chunk_is_an_error():
+    decoder = stella.ChunkDecoder()
+    assert decoder.feed(b"5\r\nabc") == b"abc"
+    with pytest.raises(http.client.IncompleteRead):
+        decoder.feed(b"")

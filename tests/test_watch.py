@@ -218,6 +218,16 @@ def test_resumed_stream_shows_every_event_once(cli, center, name):
     assert len(there.asked_events) == len(RESUMES[name])
 
 
+def test_stream_is_idle_after_45_seconds_or_the_timeout_that_was_given(cli, center, monkeypatch):
+    assert stella.STREAM_IDLE_SECONDS == 45
+    monkeypatch.setattr(stella, "STREAM_IDLE_SECONDS", 0.15)
+    there = center(Answer(part(1, 3), end="silent"), Answer(part(4, 6)))
+    assert told(cli("run", "watch", RUN, "--json", gw=there)) == ALL
+    monkeypatch.setattr(stella, "STREAM_IDLE_SECONDS", 45)
+    there = center(Answer(part(1, 3), end="silent"), Answer(part(4, 6)))
+    assert told(cli("run", "watch", RUN, "--json", "--timeout", "0.15", gw=there)) == ALL
+
+
 def test_last_event_id_goes_out_as_utf8_bytes(cli, center):
     there = center(Answer("id: ü☃ 7\ndata: x\n\n".encode(), end="cut"), Answer(b"id\ndata: y\n\n", end="cut"),
                    Answer(frame(1, "run.succeeded", {})))
