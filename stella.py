@@ -7429,8 +7429,8 @@ def run_command(argv: Sequence[str], console: Console) -> int:
         app.close()
 
 
-def install_signals() -> None:
-    """SIGINT, SIGTERM and SIGHUP become Interrupted, unless the caller had them ignored (nohup)."""
+def install_signals(at_work: bool) -> None:
+    """While at work SIGINT, SIGTERM and SIGHUP become Interrupted, unless the caller had them ignored (nohup)."""
     import signal
 
     def interrupt(number: int, _: Any) -> NoReturn:
@@ -7440,7 +7440,7 @@ def install_signals() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
+            signal.signal(number, interrupt if at_work else signal.SIG_DFL)
 
 
 def end_by_signal(number: int) -> int:
@@ -7472,15 +7472,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     console = Console()
     try:
-        install_signals()
-        complete_python()
-        return run_command(arguments, console)
+        install_signals(at_work=True)
+        try:
+            complete_python()
+            return run_command(arguments, console)
+        finally:
+            install_signals(at_work=False)  # what comes after this has nothing to clean up
     except StellaError as error:
         console.error(error)
         return error.exit_code
     except Interrupted as interrupted:
         console.clear_bar()
         return end_by_signal(interrupted.signal_number)
+    except KeyboardInterrupt:  # before the handlers stood
+        return end_by_signal(2)
     except OutputClosed:
         import signal
 

@@ -525,6 +525,21 @@ def test_ctrl_c_in_a_watch_says_how_to_go_on(process, gw):
         f"  or end it with: stella export run cancel {run_id}"]
 
 
+MOMENTS = {
+    "before the handlers stand": "stella.install_signals = lambda at_work: os.kill(os.getpid(), 2); stella.main([])",
+    "after the work": "stella.main(['--version']); os.kill(os.getpid(), 2)",
+    "twice": "stella.run_command = lambda *_: os.kill(os.getpid(), 2)\n"
+             "stella.end_by_signal = lambda number: os.kill(os.getpid(), 2)\nstella.main([])",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_at_an_odd_moment_ends_silently(moment):
+    done = subprocess.run([sys.executable, "-c", "import os, stella\n" + MOMENTS[moment]], cwd=ROOT, env=surroundings(),
+                          capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
 def test_ignored_sigint_stays_ignored(gw):
     """nohup, and `&` in a script: the caller wants no interruption."""
     gw.hold()

@@ -148,7 +148,7 @@ def test_no_retries_means_one_attempt(cli, gw, clock):
 
 def test_silent_server_is_a_timeout_and_tried_again(cli, gw):
     gw.order(Fault(stall=BEFORE_HEAD))
-    done = cli(*READ, "--timeout", "0.1", gw=gw)
+    done = cli(*READ, "--timeout", "0.3", gw=gw)
     assert (done.code, len(gw.requests)) == (0, 2)
     gw.order(Fault(stall=BEFORE_HEAD, times=-1))
     done = cli(*READ, "--timeout", "0.1", "--retries", "1", gw=gw)
@@ -158,7 +158,7 @@ def test_silent_server_is_a_timeout_and_tried_again(cli, gw):
 
 def test_body_that_falls_silent_is_tried_again(cli, gw):
     gw.order(Fault(stall=10))
-    assert cli(*READ, "--timeout", "0.1", gw=gw).code == 0
+    assert cli(*READ, "--timeout", "0.3", gw=gw).code == 0
     assert len(gw.requests) == 2
 
 
@@ -226,7 +226,7 @@ def test_retry_after(cli, gw, clock, chance, case, status):
     value = http_date(value) if isinstance(value, int) else value.encode().decode("latin-1")
     gw.order(Fault(status=status, head={"Retry-After": value}))
     assert cli(*READ, gw=gw).code == 0
-    assert clock.slept == [pytest.approx(seconds, abs=2)]
+    assert clock.slept == [pytest.approx(seconds, abs=0 if "date" not in case else 10)]
 
 
 def test_retry_after_is_the_least_not_the_most(cli, gw, clock, chance):
@@ -255,7 +255,7 @@ def test_lost_submit_is_sent_again_with_the_same_key_and_makes_one_run(cli, gw, 
     done = cli(*SUBMIT, "--query", "runId", "--timeout", "0.2", gw=gw)
     assert done.code == 0, done
     posts = gw.find_requests("POST")
-    assert len(posts) == 3
+    assert len(posts) >= 3
     assert len({post.headers["Idempotency-Key"] for post in posts}) == 1
     assert len({post.body for post in posts}) == 1
     assert [run["runId"] for run in cli("run", "ls", "--all", gw=gw).json()] == [done.out.strip()]
@@ -306,7 +306,7 @@ def test_fresh_connection_that_is_closed_is_a_failed_attempt(cli, gw, clock, con
 def test_timeout_on_a_kept_connection_is_a_failed_attempt(cli, gw, clock, connections):
     fill(gw, 450)
     gw.order(Fault(skip=1, stall=BEFORE_HEAD))
-    done = cli(*READ, "--all", "--timeout", "0.1", "--retries", "0", gw=gw)
+    done = cli(*READ, "--all", "--timeout", "0.5", "--retries", "0", gw=gw)
     assert (done.code, len(gw.requests)) == (21, 2)
 
 
