@@ -329,8 +329,8 @@ def parse_json(data: bytes, what: str, keep_numbers: bool = False, plain: bool =
 
     Refused with line and column: a BOM, invalid UTF-8, duplicate keys, NaN and Infinity, nesting over
     MAX_JSON_DEPTH, and numbers that no float can hold, unless `keep_numbers`, which keeps the spelling
-    of every number instead (see Number). `plain`, for values of which only some words are shown, takes
-    numbers as Python reads them and any nesting that it can: it is half as much work.
+    of every number instead (see Number). `plain`, for long lists, takes numbers, nesting and the last of
+    equal keys as Python does: it is a third of the work.
     """
     import json
 
@@ -355,11 +355,10 @@ def parse_json(data: bytes, what: str, keep_numbers: bool = False, plain: bool =
             flag(digits)
         return parse_number(digits)
 
-    number = None if plain else parse_number if keep_numbers else parse_strictly
+    number = parse_number if keep_numbers else parse_strictly
+    hooks: dict[str, Any] = {"object_pairs_hook": parse_pairs, "parse_int": number, "parse_float": number}
     try:
-        value = json.loads(
-            text, object_pairs_hook=parse_pairs, parse_int=number, parse_float=number, parse_constant=flag
-        )
+        value = json.loads(text, parse_constant=flag, **({} if plain else hooks))
     except json.JSONDecodeError as error:
         raise fail(error.msg[:1].lower() + error.msg[1:], error.lineno, error.colno) from None
     except ValueError:  # a whole number of thousands of digits
@@ -2385,15 +2384,21 @@ class JsonLevel(dict):  # type: ignore[type-arg]
         super().__init__()
         self.depth = depth
         self.levels = levels
+        self.after_number: dict[str, tuple[str, JsonLevel]] = {}
 
     def __missing__(self, piece: str) -> tuple[str | None, JsonLevel]:
         if not self.depth and self.levels[0] is not self:
             return None, self
         rest = piece.lstrip(": \t\r\n0123456789+-.eE")
-        number = piece[: len(piece) - len(rest)].strip(": \t\r\n")
-        if number and piece[0] == ":" and piece != ":0" + rest:  # numbers differ, what surrounds them does not
-            form, level = self[":0" + rest]
-            return ": " + number + form[3:], level
+        number = piece[1 : len(piece) - len(rest)].strip()
+        if number and piece[0] == ":":  # numbers differ, what follows them does not
+            known = self.after_number.get(rest)
+            if known is None:
+                form, level = self._learn(":0" + rest)
+                known = form[3:], level
+                if len(self.after_number) < MAX_JSON_FORMS:
+                    self.after_number[rest] = known
+            return ": " + number + known[0], known[1]
         step = self._learn(piece)
         if len(self) < MAX_JSON_FORMS:
             self[piece] = step
@@ -2482,6 +2487,7 @@ class YamlWriter:
 
         self._plain = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*(?: [A-Za-z0-9_./+-]+)*").fullmatch
         self._known: dict[str, str] = {}  # short strings as they are written: the same few come all the time
+        self._names: dict[str, str] = {}  # and short keys, with their colon
         self.lines: list[str] = []
 
     def text(self, value: Json) -> str:
@@ -2504,18 +2510,25 @@ class YamlWriter:
             self._known[text] = written
         return written
 
+    def _name(self, key: str) -> str:
+        name = self._string(key) + ": "
+        if len(name) < 64 and len(self._names) < MAX_JSON_FORMS:
+            self._names[key] = name
+        return name
+
     def _block(self, value: Json, lead: str, indent: str) -> None:
         """Lines for the items; `lead` starts the first of them, `indent` the others."""
-        add, known = self.lines.append, self._known
+        if len(indent) > 2 * MAX_JSON_DEPTH:
+            raise ProtocolError("the answer is nested deeper than %d levels" % MAX_JSON_DEPTH)
+        add, known, names = self.lines.append, self._known, self._names
         is_list = value.__class__ is list
         mark = lead + "- "
         for key in value:
             item = key
             if not is_list:
-                item, name = value[key], known.get(key) or self._string(key)
-                mark = "%s%s: " % (lead, name)
-                if len(name) > 1000:  # YAML reads a key only up to 1024 characters, unless a question mark says so
-                    add(lead + "? " + name)
+                item, mark = value[key], lead + (names.get(key) or self._name(key))
+                if len(mark) > 1000:  # YAML reads a key only up to 1024 characters, unless a question mark says so
+                    add(lead + "? " + mark[len(lead) : -2])
                     mark = indent + ": "
             kind = item.__class__
             if kind is str:
@@ -2543,6 +2556,8 @@ def yaml_char(char: str) -> str:
 def yaml_scalar(value: Json) -> str:
     """A number, true, false, null or an empty container; floats get the point and signed exponent of YAML 1.1."""
     text = scalar_text(value)
+    if isinstance(value, float) and text.lstrip("-") == "inf":  # 1e400, as it would read back
+        return text.replace("inf", "1.0e+400")
     if isinstance(value, float):
         mantissa, mark, exponent = text.lower().partition("e")
         mantissa = mantissa if "." in mantissa else mantissa + ".0"
@@ -4712,6 +4727,7 @@ class Gateway:
             answer = parse_answer(data, response, plain)
             items = answer.get("items")
             if not isinstance(items, list):
+                answer = parse_answer(data, response)  # now with a limit to its nesting, as its text is wanted
                 raise ProtocolError("the list of %s has no items: %s" % (noun, quoted(json_text(answer, False))))
             return Page(items, data.decode("utf-8")), as_text(answer.get("nextCursor"))
 
@@ -4849,10 +4865,6 @@ class App:
     def planning_gateway(self) -> Gateway:
         """Routes and requests for --dry-run, which needs no token because nothing is sent."""
         return Gateway(self.anonymous_http())
-
-    def lists_plainly(self, args: Any) -> bool:
-        """True where a list leaves as a table or as its own text: nobody looks at the values of its numbers."""
-        return not args.query and self.format() != "yaml"
 
     def close(self) -> None:
         """Closes what is open."""
@@ -6567,7 +6579,7 @@ def exits(*more: int) -> tuple[int, ...]:
 def cmd_profile_list(app: App, args: Any) -> int:
     """GET /api/export/profiles"""
     query = [("kind", args.kind or ""), ("variant", args.variant or "")]
-    pages = app.gateway.fetch_pages("profiles", query, None, app.lists_plainly(args))
+    pages = app.gateway.fetch_pages("profiles", query, None, not args.query)
     show_list(
         app, pages, ("PROFILE", "KIND", "VARIANT", "DISTRIBUTION", "RETENTION"), profile_row, args.output, args.query
     )
@@ -6759,7 +6771,7 @@ def cmd_run_ls(app: App, args: Any) -> int:
         raise UsageError("--all and --tail cannot stand together")
     query = [("profileId", args.profile or ""), ("status", args.status or "")]
     limit = None if args.all else args.tail if args.tail is not None else RECENT_RUNS
-    pages = app.gateway.fetch_pages("runs", query, limit, app.lists_plainly(args)) if limit != 0 else iter(())
+    pages = app.gateway.fetch_pages("runs", query, limit, not args.query) if limit != 0 else iter(())
     show_list(app, pages, ("RUN", "PROFILE", "STATUS", "PROGRESS", "UPDATED"), run_row, args.output, args.query)
     return EXIT_OK
 

@@ -111,10 +111,21 @@ def test_a_list_that_never_ends_is_an_error(cli, gw, monkeypatch, items, limit, 
 
 BROKEN = {
     "no items": b"{}", "items null": b'{"items": null}', "items an object": b'{"items": {}}', "a list": b"[]",
-    "duplicate key": b'{"items": [{"a": 1, "a": 2}]}', "NaN": b'{"items": [NaN]}', "cut off": b'{"items": [{"a": 1}',
+    "NaN": b'{"items": [NaN]}', "cut off": b'{"items": [{"a": 1}',
+    "no items, deep": b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}",
     "nested": b'{"items": [' + b"[" * 70 + b"]" * 70 + b"]}",
     "nested and long": b'{"items": ["a",' + b"[" * 2000 + b"]" * 2000 + b"]}", "HTML": b"<html>", "empty": b"",
 }
+
+
+def test_deep_items_are_refused_as_yaml_and_harmless_in_a_table(cli, gw):
+    body = b'{"items": [{"runId": "r", "x": ' + b"[" * 200 + b"1" + b"]" * 200 + b"}]}"
+    order(gw, body, body, body)
+    told = cli("run", "ls", "--format", "yaml", gw=gw)
+    assert (told.code, told.out) == (1, ""), told
+    assert "nested deeper than 64 levels" in told.err
+    assert cli("run", "ls", "--query", "0.runId", gw=gw).code == 1
+    assert cli("run", "ls", "--format", "table", gw=gw).out.splitlines()[1] == "r"
 
 
 @pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
