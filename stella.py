@@ -1858,6 +1858,11 @@ def parse_tar_header(block: bytes) -> tuple[bytes, bytes, str, int]:
     posix, gnu = block[257:265] == b"ustar\x0000", block[257:265] == b"ustar  \0"
     if not posix and not gnu:
         raise ArchiveError("a header is not in ustar form")
+    # Mode, owner, time and device do not matter here; but some readers end at a header where one is no number.
+    for start, end in ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345)):
+        number = block[start:end]
+        if number[0] not in (0x80, 0xFF) and number.strip(b" \0"):  # GNU's base 256, or nothing, is fine
+            parse_octal(number)
     # GNU headers have other fields where POSIX ones have the prefix; some readers take them for one.
     if any(block[500 if posix else 345 :]):
         raise ArchiveError("a header has bytes where none belong")

@@ -139,11 +139,12 @@ def sigstore(blob: bytes, raw: bytes, **edits: Any) -> bytes:
 
 
 def tar_header(name: str | bytes, size: int, flag: bytes = b"0", *, link: bytes = b"", magic: bytes = b"ustar\x0000",
-               prefix: bytes = b"", tail: bytes = b"", size_field: bytes = b"", checksum: int = 0) -> bytes:
+               prefix: bytes = b"", tail: bytes = b"", size_field: bytes = b"", checksum: int = 0,
+               owner: bytes = b"0000000\0") -> bytes:
     """A 512-byte header; `checksum` is added to the right one."""
     name = name.encode() if isinstance(name, str) else name
     field = size_field or b"%011o\0" % size
-    front = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + field.ljust(12, b"\0") + b"00000000000\0"
+    front = name.ljust(100, b"\0") + b"0000644\0" + owner * 2 + field.ljust(12, b"\0") + b"00000000000\0"
     back = flag + link.ljust(100, b"\0") + magic + bytes(32 + 32 + 16) + prefix.ljust(155, b"\0") + tail.ljust(12, b"\0")
     total = sum(front) + 8 * 32 + sum(back) + checksum
     block = front + b"%06o\0 " % total + back
@@ -353,6 +354,7 @@ ODD = {
     "ustar-prefix": Attack(archive(tar_member("advisories.jsonl", FIRST[1], prefix=b"data") + tar(MEMBERS[1:])), 0, "", ""),
     "old-flag-nul": Attack(archive(tar_member(FIRST[0], FIRST[1], b"\0") + tar(MEMBERS[1:])), 0, "", ""),
     "gnu-magic": Attack(archive(tar_member(FIRST[0], FIRST[1], magic=b"ustar  \0") + tar(MEMBERS[1:])), 0, "", ""),
+    "owner-in-base-256": Attack(archive(tar_member(FIRST[0], FIRST[1], owner=b"\x80\0\0\0\x60\0\0\0") + tar(MEMBERS[1:])), 0, "", ""),
     "no-members": Attack(lambda kit: setting(members=[])(kit), 0, "", ""),
     "high-s": Attack(s_and(lambda r, s: der_signature(r, N - s)), 0, "", "", signs=True),
     "wrapped-base64": Attack(setting(signature=lambda blob, raw: base64.encodebytes(raw).replace(b"\n", b"\r\n")), 0, "", "", signs=True),
@@ -592,6 +594,8 @@ ARCHIVES = {
     "v7-header": Attack(archive(tar_member(FIRST[0], FIRST[1], magic=bytes(8)) + tar(MEMBERS[1:])), 20, "artifacts", "not in ustar form"),
     "wrong-checksum": Attack(archive(tar_member(FIRST[0], FIRST[1], checksum=1) + tar(MEMBERS[1:])), 20, "artifacts", "checksum is wrong"),
     "base-256-size": Attack(archive(tar_member(FIRST[0], FIRST[1], size_field=b"\x80" + len(FIRST[1]).to_bytes(11, "big")) + tar(MEMBERS[1:])), 20, "artifacts", "not octal"),
+    "owner-is-no-number": Attack(archive(tar_member(FIRST[0], FIRST[1], owner=b"00G0000\0") + tar(MEMBERS[1:])), 20, "artifacts", "not octal"),
+    "owner-begins-with-nul": Attack(archive(tar_member(FIRST[0], FIRST[1], owner=b"\x000000007") + tar(MEMBERS[1:])), 20, "artifacts", "not octal"),
     "negative-size": Attack(archive(tar_member(FIRST[0], FIRST[1], size_field=b"-0000001234\0") + tar(MEMBERS[1:])), 20, "artifacts", "not octal"),
     "pax-renames-to-unlisted": Attack(archive(pax(path="data/evil") + tar()), 20, "artifacts", '"data/evil" is not in the manifest'),
     "pax-resizes": Attack(archive(pax(size="1") + tar()), 20, "artifacts", "bytes, the manifest says"),
