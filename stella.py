@@ -487,6 +487,21 @@ def parse_object(data: bytes, what: str, keep_numbers: bool = False, plain: bool
     return value
 
 
+def as_list(value: Json) -> list[Json]:
+    """A list, or an empty one for anything else: a server's document may have any shape."""
+    return value if isinstance(value, list) else []
+
+
+def as_dict(value: Json) -> Document:
+    """An object, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_text(value: Json) -> str:
+    """A string, or "" for anything else."""
+    return value if isinstance(value, str) else ""
+
+
 def parse_time(text: str) -> float:
     """RFC 3339 date-time to seconds since 1970; ValidationError for anything else."""
     import datetime
@@ -740,14 +755,14 @@ def parse_selectors(texts: Iterable[str]) -> Document:
     return selectors
 
 
-def word(*allowed: str) -> Document:
+def one_of(*allowed: str) -> Document:
     """A schema node: one of these words."""
     return {"type": str, "enum": allowed}
 
 
-def words(*allowed: str) -> Document:
+def some_of(*allowed: str) -> Document:
     """A schema node: a list of some of these words, each once."""
-    return {"type": list, "unique": True, "items": word(*allowed)}
+    return {"type": list, "unique": True, "items": one_of(*allowed)}
 
 
 TEXT: Document = {"type": str, "allowed": "a string"}
@@ -760,22 +775,22 @@ PROFILE_SCHEMA: Document = {
     "required": ("name", "kind", "variant", "distribution"),
     "fields": {
         "name": {"type": str, "pattern": r"(?s:.{1,128})", "allowed": "1 to 128 characters"},
-        "kind": word(*VARIANTS),
+        "kind": one_of(*VARIANTS),
         "variant": {"type": str, "enum_of": ("kind", VARIANTS)},
-        "distribution": words(*DISTRIBUTIONS),
-        "include": words("advisories", "vex", "sboms", "findings"),
-        "policySnapshotMode": word("required", "optional", "none"),
+        "distribution": some_of(*DISTRIBUTIONS),
+        "include": some_of("advisories", "vex", "sboms", "findings"),
+        "policySnapshotMode": one_of("required", "optional", "none"),
         "retention": {
             "type": str,
             "pattern": "days:(?:[1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|36[0-4][0-9]|3650)",
             "allowed": "days:N with N from 1 to 3650",
         },
-        "compression": word("zstd", "gzip", "none"),
+        "compression": one_of("zstd", "gzip", "none"),
         "encryption": {
             "type": dict,
             "required": ("mode", "recipients"),
             "unless": {"recipients": ("mode", "none")},
-            "fields": {"mode": word("none", "age", "aes-gcm"), "recipients": {"type": list, "items": TEXT}},
+            "fields": {"mode": one_of("none", "age", "aes-gcm"), "recipients": {"type": list, "items": TEXT}},
         },
         "metadata": {"type": dict, "others": TEXT},
     },
@@ -784,7 +799,7 @@ SERVER_FIELDS = ("profileId", "status", "revision", "createdAt", "updatedAt", "l
 JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
 
 
-def found(value: Json) -> str:
+def value_text(value: Json) -> str:
     """A wrong value for a message: itself when it is short enough to recognise, else its type."""
     if isinstance(value, (dict, list)) and value:
         return JSON_TYPES[type(value)]
@@ -803,7 +818,7 @@ def schema_problems(value: Json, node: Document, pointer: str = "", beside: Docu
     kind = node["type"]
     if not isinstance(value, kind):
         allowed = node.get("allowed") or ", ".join(node.get("enum", ())) or JSON_TYPES[kind]
-        return ["%s: found %s, allowed: %s" % (where, found(value), allowed)]
+        return ["%s: found %s, allowed: %s" % (where, value_text(value), allowed)]
     if kind is dict:
         return object_problems(value, node, pointer)
     if kind is list:
@@ -815,11 +830,11 @@ def schema_problems(value: Json, node: Document, pointer: str = "", beside: Docu
         known = choices.get(chosen) if isinstance(chosen, str) else None
         allowed = known or tuple(word for each in choices.values() for word in each)
     if allowed is not None and value not in allowed:
-        return ["%s: found %s, allowed: %s" % (where, found(value), ", ".join(allowed))]
+        return ["%s: found %s, allowed: %s" % (where, value_text(value), ", ".join(allowed))]
     # fullmatch, because `$` also matches before a final newline
     if "pattern" in node and not re.fullmatch(node["pattern"], value):
         length = " (%d characters)" % len(value) if len(value) > 60 else ""
-        return ["%s: found %s%s, allowed: %s" % (where, found(value), length, node["allowed"])]
+        return ["%s: found %s%s, allowed: %s" % (where, value_text(value), length, node["allowed"])]
     return []
 
 
@@ -852,7 +867,7 @@ def list_problems(value: list[Json], node: Document, pointer: str) -> list[str]:
         below, mark = "%s/%d" % (pointer, index), repr(item)
         problems += schema_problems(item, node["items"], below)
         if node.get("unique") and mark in seen:
-            problems.append("%s: found %s again, allowed: each once" % (below, found(item)))
+            problems.append("%s: found %s again, allowed: each once" % (below, value_text(item)))
         seen.add(mark)
     return problems
 
@@ -4403,21 +4418,6 @@ def decide_failure(status: int, headers: Mapping[str, str], body: bytes, url: Ur
         hint = "is %s the gateway's root? see --server" % url.authority
     again = not ours and (status in (408, 429, 502, 503, 504) or (status == 500 and not code))
     return kind(text, details, hint, code, trace_id), again
-
-
-def as_list(value: Json) -> list[Json]:
-    """A list, or an empty one for anything else: a server's document may have any shape."""
-    return value if isinstance(value, list) else []
-
-
-def as_dict(value: Json) -> Document:
-    """An object, or an empty one for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def as_text(value: Json) -> str:
-    """A string, or "" for anything else."""
-    return value if isinstance(value, str) else ""
 
 
 def detail_text(detail: Json) -> str:
