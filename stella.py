@@ -502,43 +502,6 @@ def as_text(value: Json) -> str:
     return value if isinstance(value, str) else ""
 
 
-def parse_time(text: str) -> float:
-    """RFC 3339 date-time to seconds since 1970; ValidationError for anything else."""
-    import datetime
-    import re
-
-    pattern = r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(?:[Zz]|([+-])(\d\d):(\d\d))"
-    match = re.fullmatch(pattern, text, re.ASCII)
-    if match is None:
-        raise ValidationError("%s is not an RFC 3339 time, such as 2025-10-01T00:00:00Z" % quoted(text))
-    fields = [int(field) for field in match.group(1, 2, 3, 4, 5)]
-    sign, offset_hours, offset_minutes = match.group(8), int(match.group(9) or 0), int(match.group(10) or 0)
-    second = int(match.group(6))
-    try:
-        if offset_hours > 23 or offset_minutes > 59 or second > 60:
-            raise ValueError
-        utc = datetime.timezone.utc
-        moment = datetime.datetime(*fields, second=min(second, 59), tzinfo=utc)  # type: ignore[misc,arg-type]
-    except ValueError:
-        raise ValidationError("%s is not a time that exists" % quoted(text)) from None
-    offset = (offset_hours * 60 + offset_minutes) * 60 * (-1 if sign == "-" else 1)
-    return moment.timestamp() + (second == 60) + float(match.group(7) or 0) - offset
-
-
-def parse_digest(text: Json) -> str:
-    """`sha256:<hex>` or `<hex>` to 64 lower-case hex digits; "" when it is not a SHA-256 digest."""
-    if not isinstance(text, str):
-        return ""
-    digits = text[7:] if text[:7].lower() == "sha256:" else text
-    known = len(digits) == 64 and all(digit in "0123456789abcdefABCDEF" for digit in digits)
-    return digits.lower() if known else ""
-
-
-def quoted(text: str, limit: int = 80) -> str:
-    """Foreign text for use inside a message: printable, in quotes, shortened."""
-    return '"%s"' % printable(text if len(text) <= limit else text[: limit - 3] + "...")
-
-
 # Letters, marks and symbols that Python calls printable and that show as nothing (Unicode's
 # Default_Ignorable_Code_Point without the controls): they can hide text or make two names look alike.
 INVISIBLE = (
@@ -570,6 +533,43 @@ def printable(text: str) -> str:
         return names.get(character) or width % code
 
     return "".join(char if is_visible(char) else escape(char) for char in text)
+
+
+def quoted(text: str, limit: int = 80) -> str:
+    """Foreign text for use inside a message: printable, in quotes, shortened."""
+    return '"%s"' % printable(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def parse_time(text: str) -> float:
+    """RFC 3339 date-time to seconds since 1970; ValidationError for anything else."""
+    import datetime
+    import re
+
+    pattern = r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(?:[Zz]|([+-])(\d\d):(\d\d))"
+    match = re.fullmatch(pattern, text, re.ASCII)
+    if match is None:
+        raise ValidationError("%s is not an RFC 3339 time, such as 2025-10-01T00:00:00Z" % quoted(text))
+    fields = [int(field) for field in match.group(1, 2, 3, 4, 5)]
+    sign, offset_hours, offset_minutes = match.group(8), int(match.group(9) or 0), int(match.group(10) or 0)
+    second = int(match.group(6))
+    try:
+        if offset_hours > 23 or offset_minutes > 59 or second > 60:
+            raise ValueError
+        utc = datetime.timezone.utc
+        moment = datetime.datetime(*fields, second=min(second, 59), tzinfo=utc)  # type: ignore[misc,arg-type]
+    except ValueError:
+        raise ValidationError("%s is not a time that exists" % quoted(text)) from None
+    offset = (offset_hours * 60 + offset_minutes) * 60 * (-1 if sign == "-" else 1)
+    return moment.timestamp() + (second == 60) + float(match.group(7) or 0) - offset
+
+
+def parse_digest(text: Json) -> str:
+    """`sha256:<hex>` or `<hex>` to 64 lower-case hex digits; "" when it is not a SHA-256 digest."""
+    if not isinstance(text, str):
+        return ""
+    digits = text[7:] if text[:7].lower() == "sha256:" else text
+    known = len(digits) == 64 and all(digit in "0123456789abcdefABCDEF" for digit in digits)
+    return digits.lower() if known else ""
 
 
 def safe_name(text: Json) -> str:
@@ -608,6 +608,9 @@ def parse_bool(text: str) -> bool:
 parse_bool.__name__ = "true or false"  # as argparse's messages call it
 
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
 class Url:
     """An absolute http(s) URL: `scheme`, `host` (lower case, ASCII, no brackets), `port`, `target`.
 
@@ -642,7 +645,24 @@ class Url:
         return "%s://%s%s" % (self.scheme, self.authority, self.path)
 
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
+def parse_host(address: str, name: str) -> str:
+    """An IPv6 address in its one shortest form, or a host name in lower-case ASCII; ValueError."""
+    import re
+
+    if address:
+        import ipaddress
+
+        try:
+            return str(ipaddress.IPv6Address(address))
+        except ValueError:
+            raise ValueError("has an IPv6 address that cannot exist") from None
+    try:
+        host = name.lower() if name.isascii() else name.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        raise ValueError("has a host name that cannot be encoded") from None
+    if len(host) > 253 or not re.fullmatch(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", host):
+        raise ValueError("has a host name that cannot exist")
+    return host
 
 
 def parse_url(text: str) -> Url:
@@ -674,26 +694,6 @@ def parse_url(text: str) -> Url:
     safe = "/:@!$&'()*+,;=-._~%"
     target = quote(parts.path or "/", safe=safe) + ("?" + quote(parts.query, safe=safe + "?[]") if parts.query else "")
     return Url(scheme, parse_host(match.group(1) or "", match.group(2) or ""), port, target)
-
-
-def parse_host(address: str, name: str) -> str:
-    """An IPv6 address in its one shortest form, or a host name in lower-case ASCII; ValueError."""
-    import re
-
-    if address:
-        import ipaddress
-
-        try:
-            return str(ipaddress.IPv6Address(address))
-        except ValueError:
-            raise ValueError("has an IPv6 address that cannot exist") from None
-    try:
-        host = name.lower() if name.isascii() else name.encode("idna").decode("ascii").lower()
-    except UnicodeError:
-        raise ValueError("has a host name that cannot be encoded") from None
-    if len(host) > 253 or not re.fullmatch(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", host):
-        raise ValueError("has a host name that cannot exist")
-    return host
 
 
 def resolve_url(base: Url, reference: str) -> Url:
@@ -1275,6 +1275,7 @@ def decide_unsatisfied(offset: int, expected: Expected, headers: Mapping[str, st
 # said where none failed. Nothing here reads a file or runs a program.
 # ==================================================================================================
 
+
 P256_P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF  # FIPS 186-4 D.1.2.3
 P256_N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 P256_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
@@ -1375,33 +1376,6 @@ class PublicKey:
         self.numbers = numbers
 
 
-def parse_public_key(data: bytes) -> PublicKey:
-    """One PEM block `PUBLIC KEY` (RFC 7468, RFC 5480); ValueError with the reason for anything else.
-
-    The verifiers are given a PEM made from what was parsed, so that all of them see the same key.
-    """
-    import base64
-    import re
-
-    labels = re.findall(rb"-----BEGIN ([^-]*)-----", data)
-    if any(b"PRIVATE" in label for label in labels):
-        raise ValueError("is a private key; verify takes the public one")
-    if b"CERTIFICATE" in labels:
-        raise ValueError("is a certificate; `openssl x509 -in FILE -noout -pubkey` gives its public key")
-    if labels != [b"PUBLIC KEY"]:
-        raise ValueError("holds %d public keys in PEM form, not one" % labels.count(b"PUBLIC KEY"))
-    block = re.search(rb"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", data)
-    try:
-        der = decode_base64(b"".join(block.group(1).split()) if block else b"", "its text")
-        algorithm, bits = split_spki(der)
-        oid, parameters = read_der(algorithm, 0x06)
-        kind, numbers = parse_key_bits(oid, parameters, bits)
-    except ValueError as error:
-        raise ValueError("is not a public key that can be used: %s" % error) from None
-    pem = b"-----BEGIN PUBLIC KEY-----\n" + base64.encodebytes(der) + b"-----END PUBLIC KEY-----\n"
-    return PublicKey(der, pem, kind, numbers)
-
-
 def decode_base64(text: bytes, what: str) -> bytes:
     """Base64 in its one spelling (RFC 4648 3.5: the unused bits are zero), nothing around it; never empty."""
     import base64
@@ -1427,6 +1401,21 @@ def split_spki(der: bytes) -> tuple[bytes, bytes]:
     return algorithm, bits[1:]
 
 
+def parse_rsa_key(parameters: bytes, bits: bytes) -> tuple[int, int]:
+    """(modulus, exponent) of an RSAPublicKey (RFC 8017 A.1.1) that Go and OpenSSL both take."""
+    body, rest = read_der(bits, 0x30)
+    modulus, tail = read_der_integer(body)
+    exponent, tail = read_der_integer(tail)
+    if parameters != b"\x05\x00" or rest or tail:
+        raise DerError("has bytes where none belong")
+    low, high = RSA_BITS
+    if not low <= modulus.bit_length() <= high:
+        raise ValueError("it has %d bits, and %d to %d are taken" % (modulus.bit_length(), low, high))
+    if not modulus & 1 or not exponent & 1 or not 3 <= exponent < 1 << 31:
+        raise ValueError("its modulus or exponent is not one of an RSA key")
+    return modulus, exponent
+
+
 def parse_key_bits(oid: bytes, parameters: bytes, bits: bytes) -> tuple[str, tuple[int, ...]]:
     """(kind, numbers) of a key, as in PublicKey; ValueError for what not every verifier would take."""
     if oid == OID_RSA:
@@ -1450,19 +1439,31 @@ def parse_key_bits(oid: bytes, parameters: bytes, bits: bytes) -> tuple[str, tup
     return kind, (x, y)
 
 
-def parse_rsa_key(parameters: bytes, bits: bytes) -> tuple[int, int]:
-    """(modulus, exponent) of an RSAPublicKey (RFC 8017 A.1.1) that Go and OpenSSL both take."""
-    body, rest = read_der(bits, 0x30)
-    modulus, tail = read_der_integer(body)
-    exponent, tail = read_der_integer(tail)
-    if parameters != b"\x05\x00" or rest or tail:
-        raise DerError("has bytes where none belong")
-    low, high = RSA_BITS
-    if not low <= modulus.bit_length() <= high:
-        raise ValueError("it has %d bits, and %d to %d are taken" % (modulus.bit_length(), low, high))
-    if not modulus & 1 or not exponent & 1 or not 3 <= exponent < 1 << 31:
-        raise ValueError("its modulus or exponent is not one of an RSA key")
-    return modulus, exponent
+def parse_public_key(data: bytes) -> PublicKey:
+    """One PEM block `PUBLIC KEY` (RFC 7468, RFC 5480); ValueError with the reason for anything else.
+
+    The verifiers are given a PEM made from what was parsed, so that all of them see the same key.
+    """
+    import base64
+    import re
+
+    labels = re.findall(rb"-----BEGIN ([^-]*)-----", data)
+    if any(b"PRIVATE" in label for label in labels):
+        raise ValueError("is a private key; verify takes the public one")
+    if b"CERTIFICATE" in labels:
+        raise ValueError("is a certificate; `openssl x509 -in FILE -noout -pubkey` gives its public key")
+    if labels != [b"PUBLIC KEY"]:
+        raise ValueError("holds %d public keys in PEM form, not one" % labels.count(b"PUBLIC KEY"))
+    block = re.search(rb"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", data)
+    try:
+        der = decode_base64(b"".join(block.group(1).split()) if block else b"", "its text")
+        algorithm, bits = split_spki(der)
+        oid, parameters = read_der(algorithm, 0x06)
+        kind, numbers = parse_key_bits(oid, parameters, bits)
+    except ValueError as error:
+        raise ValueError("is not a public key that can be used: %s" % error) from None
+    pem = b"-----BEGIN PUBLIC KEY-----\n" + base64.encodebytes(der) + b"-----END PUBLIC KEY-----\n"
+    return PublicKey(der, pem, kind, numbers)
 
 
 def add_points(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -1510,36 +1511,15 @@ def verify_p256(point: tuple[int, int], digest: bytes, r: int, s: int) -> bool:
     return total[0] * pow(total[2], -2, P256_P) % P256_P % P256_N == r
 
 
-def parse_signature(data: bytes, key: PublicKey, sha256: str) -> bytes:
-    """A signature file to the raw signature: base64 as cosign writes it, or a Sigstore bundle.
-
-    ValueError for an empty one, anything around the base64, and whatever the verifiers would judge
-    differently. For ECDSA all but strict DER: openssl takes bytes after the signature where cosign does
-    not. A signature with a high s is good; every verifier takes it, and nobody names it by its bytes.
-    """
-    if data.lstrip()[:1] == b"{":
-        text = parse_sigstore_bundle(data, sha256)
-    else:
-        text = data.replace(b"\r", b"").replace(b"\n", b"").strip(b" \t")
-    raw = decode_base64(text, "the signature")
-    if key.kind == "RSA" and len(raw) != (key.numbers[0].bit_length() + 7) // 8:
-        raise ValueError("the signature has %d bytes, which none of this RSA key has" % len(raw))
-    if key.kind == "Ed25519" and (len(raw) != 64 or int.from_bytes(raw[32:], "little") >= ED25519_L):
-        raise ValueError("the signature is not 64 bytes with a number in range")
-    if key.kind.startswith("P-"):
-        try:
-            r, s = parse_ecdsa_signature(raw)
-        except DerError as error:
-            raise ValueError("the signature is not strict DER: %s" % error) from None
-        if key.kind == "P-256" and not (r < P256_N and s < P256_N):
-            raise ValueError("the signature's numbers are out of range")
-    return raw
-
-
 SIGSTORE_TYPES = (
     "application/vnd.dev.sigstore.bundle.v0.3+json",
     *("application/vnd.dev.sigstore.bundle+json;version=0.%d" % minor for minor in (1, 2, 3)),
 )
+
+
+def sigstore_text(value: Json) -> bytes:
+    """Base64 text out of a bundle; what is no text comes out empty, which nothing accepts."""
+    return value.encode("ascii", "replace") if isinstance(value, str) else b""
 
 
 def parse_sigstore_bundle(data: bytes, sha256: str) -> bytes:
@@ -1578,9 +1558,30 @@ def parse_sigstore_bundle(data: bytes, sha256: str) -> bytes:
     return sigstore_text(message["signature"])
 
 
-def sigstore_text(value: Json) -> bytes:
-    """Base64 text out of a bundle; what is no text comes out empty, which nothing accepts."""
-    return value.encode("ascii", "replace") if isinstance(value, str) else b""
+def parse_signature(data: bytes, key: PublicKey, sha256: str) -> bytes:
+    """A signature file to the raw signature: base64 as cosign writes it, or a Sigstore bundle.
+
+    ValueError for an empty one, anything around the base64, and whatever the verifiers would judge
+    differently. For ECDSA all but strict DER: openssl takes bytes after the signature where cosign does
+    not. A signature with a high s is good; every verifier takes it, and nobody names it by its bytes.
+    """
+    if data.lstrip()[:1] == b"{":
+        text = parse_sigstore_bundle(data, sha256)
+    else:
+        text = data.replace(b"\r", b"").replace(b"\n", b"").strip(b" \t")
+    raw = decode_base64(text, "the signature")
+    if key.kind == "RSA" and len(raw) != (key.numbers[0].bit_length() + 7) // 8:
+        raise ValueError("the signature has %d bytes, which none of this RSA key has" % len(raw))
+    if key.kind == "Ed25519" and (len(raw) != 64 or int.from_bytes(raw[32:], "little") >= ED25519_L):
+        raise ValueError("the signature is not 64 bytes with a number in range")
+    if key.kind.startswith("P-"):
+        try:
+            r, s = parse_ecdsa_signature(raw)
+        except DerError as error:
+            raise ValueError("the signature is not strict DER: %s" % error) from None
+        if key.kind == "P-256" and not (r < P256_N and s < P256_N):
+            raise ValueError("the signature's numbers are out of range")
+    return raw
 
 
 def make_sigstore_bundle(raw: bytes, sha256: str) -> bytes:
@@ -1661,6 +1662,22 @@ STATEMENT_TYPES = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statem
 PREDICATE_TYPES = ("https://slsa.dev/provenance/v1", "https://slsa.dev/provenance/v0.2")
 
 
+def find_foreign_subjects(manifest: Document | None, provenance: Document) -> Iterator[str]:
+    """Subjects that are neither the manifest nor the bundle nor an artifact: nothing here can check them."""
+    try:
+        subjects, (bundle, _, _) = read_subjects(provenance), read_bundle_facts(manifest)
+    except ValueError:
+        return  # checks 3 and 4 say so
+    listed = {}
+    try:
+        listed = read_artifacts(manifest)
+    except ValueError:
+        pass  # check 6 says so
+    for name, digest in subjects:
+        if name not in (MANIFEST_NAME, bundle) and (name not in listed or listed[name][1] != digest):
+            yield "the provenance is also about %s, which the manifest does not list" % quoted(name)
+
+
 def find_schema_faults(manifest: Document | None, provenance: Document | None) -> Iterator[str]:
     """What keeps the documents from being of a kind that this version knows; a document that is None was told of."""
     if manifest is not None:
@@ -1679,22 +1696,6 @@ def find_schema_faults(manifest: Document | None, provenance: Document | None) -
             said = quoted(str(provenance[key])) if key in provenance else "missing"
             yield "the provenance's %s is %s, not %s" % (key, said, known[0])
     yield from find_foreign_subjects(manifest, provenance)
-
-
-def find_foreign_subjects(manifest: Document | None, provenance: Document) -> Iterator[str]:
-    """Subjects that are neither the manifest nor the bundle nor an artifact: nothing here can check them."""
-    try:
-        subjects, (bundle, _, _) = read_subjects(provenance), read_bundle_facts(manifest)
-    except ValueError:
-        return  # checks 3 and 4 say so
-    listed = {}
-    try:
-        listed = read_artifacts(manifest)
-    except ValueError:
-        pass  # check 6 says so
-    for name, digest in subjects:
-        if name not in (MANIFEST_NAME, bundle) and (name not in listed or listed[name][1] != digest):
-            yield "the provenance is also about %s, which the manifest does not list" % quoted(name)
 
 
 def check_schema(manifest: Document | None, provenance: Document | None, unreadable: Sequence[str]) -> list[Check]:
@@ -1767,8 +1768,6 @@ def check_age(manifest: Document | None, max_age_days: float | None, now: float)
 # to the point, knows sparse files, GNU long names and guessing, and skips what it does not understand.
 # This one reads ustar and PAX headers (POSIX.1-2017, pax, "Extended Description") and refuses the rest:
 # what two readers of tar could read in two ways is refused too.
-
-
 class ArchiveError(ValueError):
     """The archive is not exactly what the manifest says, or not an archive that can be trusted."""
 
@@ -1885,6 +1884,37 @@ def parse_tar_header(block: bytes) -> tuple[bytes, bytes, str, int]:
     return block[156:157], block[:100], prefix, parse_octal(block[124:136])
 
 
+def check_archive_end(stream: TarStream) -> None:
+    """After the first zero block: a second one, then zero padding and nothing else."""
+    block = stream.take(512)
+    if len(block) < 512:
+        raise ArchiveError("the archive ends without its end mark")
+    padding = 0
+    while block:
+        padding += len(block)
+        if any(block):
+            raise ArchiveError("the archive goes on after its end mark")
+        if padding > MAX_TAR_PADDING_BYTES:
+            raise ArchiveError("the archive is padded with more than %d bytes" % MAX_TAR_PADDING_BYTES)
+        block = bytes(stream.some(512 * KIB))
+
+
+def read_extended(stream: TarStream, size: int, flag: bytes) -> dict[str, str] | None:
+    """The records of an extended header for the next member; None for a global one, which must not matter."""
+    data = stream.take((size + 511) // 512 * 512)
+    if len(data) < size or any(data[size:]):
+        raise ArchiveError("an extended header ends early or is followed by hidden bytes")
+    records = parse_pax(data[:size])
+    number = records.get("size", "0")
+    if not number.isascii() or not number.isdecimal() or len(number) > 18:
+        raise ArchiveError("an extended header has a size that is not a number")
+    if flag == b"x":
+        return records
+    if "path" in records or "size" in records:
+        raise ArchiveError("a global header renames or resizes members")
+    return None
+
+
 def read_members(stream: TarStream) -> Iterator[tuple[str, int]]:
     """(path, size in bytes) of the regular files of a tar stream, in order; the caller takes each one's data
     before the next. ArchiveError for anything but regular files.
@@ -1921,35 +1951,15 @@ def read_members(stream: TarStream) -> Iterator[tuple[str, int]]:
     check_archive_end(stream)
 
 
-def read_extended(stream: TarStream, size: int, flag: bytes) -> dict[str, str] | None:
-    """The records of an extended header for the next member; None for a global one, which must not matter."""
-    data = stream.take((size + 511) // 512 * 512)
-    if len(data) < size or any(data[size:]):
-        raise ArchiveError("an extended header ends early or is followed by hidden bytes")
-    records = parse_pax(data[:size])
-    number = records.get("size", "0")
-    if not number.isascii() or not number.isdecimal() or len(number) > 18:
-        raise ArchiveError("an extended header has a size that is not a number")
-    if flag == b"x":
-        return records
-    if "path" in records or "size" in records:
-        raise ArchiveError("a global header renames or resizes members")
-    return None
-
-
-def check_archive_end(stream: TarStream) -> None:
-    """After the first zero block: a second one, then zero padding and nothing else."""
-    block = stream.take(512)
-    if len(block) < 512:
-        raise ArchiveError("the archive ends without its end mark")
-    padding = 0
-    while block:
-        padding += len(block)
-        if any(block):
-            raise ArchiveError("the archive goes on after its end mark")
-        if padding > MAX_TAR_PADDING_BYTES:
-            raise ArchiveError("the archive is padded with more than %d bytes" % MAX_TAR_PADDING_BYTES)
-        block = bytes(stream.some(512 * KIB))
+def hash_member(stream: TarStream, path: str, size: int, hasher: Any) -> str:
+    """The digest of the next `size` bytes."""
+    while size:
+        data = stream.some(size)
+        if not data:
+            raise ArchiveError("the archive ends inside %s" % quoted(path))
+        hasher.update(data)
+        size -= len(data)
+    return str(hasher.hexdigest())
 
 
 def check_members(
@@ -1982,17 +1992,6 @@ def check_members(
         some = ", ".join(quoted(path) for path in sorted(missing)[:3])
         return Check("artifacts", "fail", "%d missing from the archive: %s" % (len(missing), some))
     return Check("artifacts", "pass", "%d members, each with the manifest's size and digest" % len(artifacts))
-
-
-def hash_member(stream: TarStream, path: str, size: int, hasher: Any) -> str:
-    """The digest of the next `size` bytes."""
-    while size:
-        data = stream.some(size)
-        if not data:
-            raise ArchiveError("the archive ends inside %s" % quoted(path))
-        hasher.update(data)
-        size -= len(data)
-    return str(hasher.hexdigest())
 
 
 # ==================================================================================================
@@ -2229,6 +2228,26 @@ def profile_path(name: str) -> str:
     return os.path.join(os.path.expanduser("~"), ".stella", "profiles", name + ".toml")
 
 
+def fits_kind(value: Json, kind: str) -> bool:
+    """True when a value from a profile file has the type that the table asks for."""
+    if kind in ("text", "path"):
+        return isinstance(value, str)
+    if kind == "switch":
+        return isinstance(value, bool)
+    if kind == "count":
+        return type(value) is int and 0 <= value <= 1000
+    return type(value) in (int, float) and 0 <= value <= 86400
+
+
+KINDS = {
+    "text": "a string",
+    "path": "a string, the path of a file",
+    "number": "a number of seconds from 0 to 86400",
+    "count": "a whole number from 0 to 1000",
+    "switch": "true or false",
+}
+
+
 def load_profile(name: str, warnings: list[str]) -> Document:
     """~/.stella/profiles/NAME.toml, checked against the table; relative paths are from its folder."""
     allowed = name.isascii() and all(char.isalnum() or char in "._-" for char in name)
@@ -2257,24 +2276,23 @@ def load_profile(name: str, warnings: list[str]) -> Document:
     return table
 
 
-KINDS = {
-    "text": "a string",
-    "path": "a string, the path of a file",
-    "number": "a number of seconds from 0 to 86400",
-    "count": "a whole number from 0 to 1000",
-    "switch": "true or false",
-}
+def check_token(token: str, source: str) -> str:
+    """The token without white space around it; refused when it could not stand in a header."""
+    token = token.strip()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("the token from %s has characters that no token has (spaces, controls or non-ASCII)" % source)
+    return token
 
 
-def fits_kind(value: Json, kind: str) -> bool:
-    """True when a value from a profile file has the type that the table asks for."""
-    if kind in ("text", "path"):
-        return isinstance(value, str)
-    if kind == "switch":
-        return isinstance(value, bool)
-    if kind == "count":
-        return type(value) is int and 0 <= value <= 1000
-    return type(value) in (int, float) and 0 <= value <= 86400
+def read_token_file(path: str, warnings: list[str]) -> str:
+    """The token in a file; it may end in a line break."""
+    if os.path.basename(path) == "-":
+        raise ConfigError("token_file cannot be `-`: standard input is not read for secrets")
+    data = read_small(path, "token file", MAX_CONFIG_BYTES)
+    if not data.strip():
+        raise ConfigError("the token file %s is empty" % printable(path))
+    warn_readable(path, "the token file", warnings)
+    return data.decode("utf-8", "replace")
 
 
 def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = None, with_token: bool = True) -> Config:
@@ -2333,25 +2351,6 @@ def load_config_anyway(flags: Mapping[str, Json]) -> Config:
         return config
 
 
-def read_token_file(path: str, warnings: list[str]) -> str:
-    """The token in a file; it may end in a line break."""
-    if os.path.basename(path) == "-":
-        raise ConfigError("token_file cannot be `-`: standard input is not read for secrets")
-    data = read_small(path, "token file", MAX_CONFIG_BYTES)
-    if not data.strip():
-        raise ConfigError("the token file %s is empty" % printable(path))
-    warn_readable(path, "the token file", warnings)
-    return data.decode("utf-8", "replace")
-
-
-def check_token(token: str, source: str) -> str:
-    """The token without white space around it; refused when it could not stand in a header."""
-    token = token.strip()
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError("the token from %s has characters that no token has (spaces, controls or non-ASCII)" % source)
-    return token
-
-
 def inherited_environment() -> dict[str, str]:
     """What a program of ours needs from the surroundings: where to find libraries and to put temporary files."""
     names = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
@@ -2365,6 +2364,15 @@ def inherited_environment() -> dict[str, str]:
 # standard error is talk. The only room that writes to either. Server text for people passes
 # `printable`; JSON and YAML keep every value.
 # ==================================================================================================
+
+
+def scalar_text(value: Json) -> str:
+    """null, true, false, numbers and empty containers as JSON."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "true" if value else "false"
+    if isinstance(value, (dict, list)):
+        return "{}" if isinstance(value, dict) else "[]"
+    return value.text if isinstance(value, Number) else repr(value)
 
 
 def json_text(value: Json, pretty: bool = True, level: int = 0) -> str:
@@ -2383,15 +2391,6 @@ def json_text(value: Json, pretty: bool = True, level: int = 0) -> str:
     if isinstance(value, str):
         return encode_basestring(value)
     return scalar_text(value)
-
-
-def scalar_text(value: Json) -> str:
-    """null, true, false, numbers and empty containers as JSON."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else "true" if value else "false"
-    if isinstance(value, (dict, list)):
-        return "{}" if isinstance(value, dict) else "[]"
-    return value.text if isinstance(value, Number) else repr(value)
 
 
 class JsonLevel(dict):  # type: ignore[type-arg]
@@ -2444,6 +2443,16 @@ class JsonLevel(dict):  # type: ignore[type-arg]
         return form, self.levels[depth]
 
 
+def plain_escapes(text: str) -> str:
+    """The inside of a JSON string in the one spelling that we write: no escapes where none are needed."""
+    from json import loads
+    from json.encoder import encode_basestring
+
+    if "\\" not in text and "\0" not in text and "\1" not in text:
+        return text
+    return encode_basestring(loads('"%s"' % text.replace("\1", '\\"').replace("\0", "\\\\")))[1:-1]
+
+
 class JsonIndenter:
     """Indents the text of a list as `json_text` would its values, five times as fast; numbers keep their spelling.
 
@@ -2481,18 +2490,29 @@ class JsonIndenter:
         return '"'.join(parts)
 
 
-def plain_escapes(text: str) -> str:
-    """The inside of a JSON string in the one spelling that we write: no escapes where none are needed."""
-    from json import loads
-    from json.encoder import encode_basestring
-
-    if "\\" not in text and "\0" not in text and "\1" not in text:
-        return text
-    return encode_basestring(loads('"%s"' % text.replace("\1", '\\"').replace("\0", "\\\\")))[1:-1]
-
-
 # Words that a YAML 1.1 or 1.2 reader takes for something other than a string.
 YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"))
+
+
+def yaml_scalar(value: Json) -> str:
+    """A number, true, false, null or an empty container; floats get the point and signed exponent of YAML 1.1."""
+    text = scalar_text(value)
+    if isinstance(value, float) and text.lstrip("-") == "inf":  # 1e400, as it would read back
+        return text.replace("inf", "1.0e+400")
+    if isinstance(value, float):
+        mantissa, mark, exponent = text.lower().partition("e")
+        mantissa = mantissa if "." in mantissa else mantissa + ".0"
+        text = mantissa + (mark + (exponent if exponent[0] in "+-" else "+" + exponent) if mark else "")
+    return text
+
+
+def yaml_char(char: str) -> str:
+    """A character inside double quotes; an escape for what is invisible or would end or bend the string."""
+    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+    if char in escapes or is_visible(char):
+        return escapes.get(char, char)
+    code = ord(char)
+    return ("\\x%02x" if code < 0x100 else "\\u%04x" if code < 0x10000 else "\\U%08x") % code
 
 
 class YamlWriter:
@@ -2562,27 +2582,6 @@ class YamlWriter:
                 self._block(item, indent + "  ", indent + "  ")
             lead = indent
             mark = lead + "- "
-
-
-def yaml_char(char: str) -> str:
-    """A character inside double quotes; an escape for what is invisible or would end or bend the string."""
-    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    if char in escapes or is_visible(char):
-        return escapes.get(char, char)
-    code = ord(char)
-    return ("\\x%02x" if code < 0x100 else "\\u%04x" if code < 0x10000 else "\\U%08x") % code
-
-
-def yaml_scalar(value: Json) -> str:
-    """A number, true, false, null or an empty container; floats get the point and signed exponent of YAML 1.1."""
-    text = scalar_text(value)
-    if isinstance(value, float) and text.lstrip("-") == "inf":  # 1e400, as it would read back
-        return text.replace("inf", "1.0e+400")
-    if isinstance(value, float):
-        mantissa, mark, exponent = text.lower().partition("e")
-        mantissa = mantissa if "." in mantissa else mantissa + ".0"
-        text = mantissa + (mark + (exponent if exponent[0] in "+-" else "+" + exponent) if mark else "")
-    return text
 
 
 def yaml_text(value: Json) -> str:
@@ -2720,6 +2719,13 @@ def time_text(value: Json) -> str:
         return time_of(parse_time(value))
     except (ValidationError, OverflowError, OSError):
         return value
+
+
+def json_escape(char: str) -> str:
+    r"""A character as a JSON \u escape (a pair of them beyond the BMP)."""
+    import json
+
+    return json.dumps(char)[1:-1] if ord(char) != 0x7F else "\\u007f"
 
 
 class Console:
@@ -2866,13 +2872,6 @@ class Console:
             self.err("  " + printable(error.hint))
 
 
-def json_escape(char: str) -> str:
-    r"""A character as a JSON \u escape (a pair of them beyond the BMP)."""
-    import json
-
-    return json.dumps(char)[1:-1] if ord(char) != 0x7F else "\\u007f"
-
-
 # ==================================================================================================
 # Room 10. Files
 #
@@ -2907,6 +2906,14 @@ def make_parents(path: str) -> None:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     except OSError as error:
         raise local_error("make the folder for", path, error) from None
+
+
+def remove_file(path: str) -> None:
+    """Removes a file of ours; that it is gone already, or cannot be removed, is no error."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 class AtomicFile:
@@ -2985,14 +2992,6 @@ class AtomicFile:
         if self.temporary:
             remove_file(self.temporary)
             self.temporary = ""
-
-
-def remove_file(path: str) -> None:
-    """Removes a file of ours; that it is gone already, or cannot be removed, is no error."""
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 def write_files(contents: Sequence[tuple[str, bytes]]) -> None:
@@ -3311,6 +3310,19 @@ class Verifier:
         return self._known[words]
 
 
+def program_version(name: str, path: str) -> str:
+    """The version that a program states, as text for the report."""
+    import re
+
+    status, out, err = run_program([path, "version"])
+    if status != 0:
+        reason = err.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise ConfigError("%s does not run (exit status %d)" % (printable(path), status), reason)
+    pattern = rb"GitVersion:\s*(\S+)" if name == "cosign" else rb"((?:OpenSSL|LibreSSL)\s+\S+)"
+    found = re.search(pattern, out + err)
+    return found.group(1).decode("ascii", "replace") if found else "unknown"
+
+
 def choose_verifier(wanted: str, config: Config) -> Verifier:
     """The verifier asked for, or for `auto` the first of cosign, openssl, builtin that this host has.
 
@@ -3330,17 +3342,56 @@ def choose_verifier(wanted: str, config: Config) -> Verifier:
     return Verifier("builtin", "", VERSION)
 
 
-def program_version(name: str, path: str) -> str:
-    """The version that a program states, as text for the report."""
-    import re
+# Nobody is trusted but the key that is given; without this file cosign 2.4 and newer ask the network for one.
+SIGSTORE_ROOT = b"""{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}"""
 
-    status, out, err = run_program([path, "version"])
-    if status != 0:
-        reason = err.decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise ConfigError("%s does not run (exit status %d)" % (printable(path), status), reason)
-    pattern = rb"GitVersion:\s*(\S+)" if name == "cosign" else rb"((?:OpenSSL|LibreSSL)\s+\S+)"
-    found = re.search(pattern, out + err)
-    return found.group(1).decode("ascii", "replace") if found else "unknown"
+
+def cosign_command(verifier: Verifier, sigstore: bool) -> list[str]:
+    """`cosign verify-blob` for a key that no public log knows; @NAME stands for a file of ask_verifier.
+
+    2.0 to 2.3 know only --signature, 2.4 to 3.x both forms, 4 will know only the bundle.
+    """
+    base = ["verify-blob", "--key", "@key.pub", "--insecure-ignore-tlog=true"]
+    bundle = ["--bundle", "@bundle", "--trusted-root", "@root"]
+    if sigstore and verifier.knows("verify-blob", "--new-bundle-format"):
+        return [*base, *bundle, "--new-bundle-format", "@blob"]
+    if verifier.knows("verify-blob", "--insecure-ignore-tlog", "--signature", "x"):
+        return [*base, "--signature", "@text", "@blob"]
+    if not verifier.knows("verify-blob", "--insecure-ignore-tlog", "--trusted-root", "x"):
+        raise ConfigError("%s is no cosign 2 or newer" % printable(verifier.path))
+    return [*base, *bundle, "@blob"]
+
+
+def openssl_command(verifier: Verifier, kind: str) -> list[str]:
+    """`openssl dgst -verify`, or `pkeyutl` for Ed25519, which signs the bytes and not a digest."""
+    if kind != "Ed25519":
+        return ["dgst", "-sha256", "-verify", "@key.pub", "-signature", "@raw", "@blob"]
+    if not verifier.knows("pkeyutl", "-rawin"):
+        raise ConfigError("%s cannot verify Ed25519; OpenSSL 3 can" % verifier.version, hint="put cosign on this host")
+    return ["pkeyutl", "-verify", "-pubin", "-inkey", "@key.pub", "-rawin", "-in", "@blob", "-sigfile", "@raw"]
+
+
+def ask_verifier(
+    verifier: Verifier, key: PublicKey, blob: bytes, raw: bytes, sigstore: bool, without: str
+) -> tuple[int, str]:
+    """(exit status, last line said) of cosign or openssl about a raw signature over `blob`."""
+    import base64
+    import hashlib
+
+    bundle = make_sigstore_bundle(raw, hashlib.sha256(blob).hexdigest())
+    files = {"blob": blob, "key.pub": key.pem, "raw": raw, "text": base64.b64encode(raw), "bundle": bundle}
+    folder = make_private_folder([*files.items(), ("root", SIGSTORE_ROOT)])
+    try:
+        cosign = verifier.name == "cosign"
+        words = cosign_command(verifier, sigstore) if cosign else openssl_command(verifier, key.kind)
+        command = [os.path.join(folder, word[1:]) if word[0] == "@" else word for word in words]
+        status, out, err = run_program([verifier.path, *command], folder, without=without)
+    finally:
+        remove_folder(folder)
+    if status < 0:
+        raise ConfigError("%s was ended by signal %d" % (printable(verifier.path), -status))
+    said = (err or out).decode("utf-8", "replace").strip().splitlines() or ["exit status %d" % status]
+    return status, said[-1][:200]
 
 
 def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature: bytes, without: str = "") -> str:
@@ -3375,56 +3426,41 @@ def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature:
     return ""
 
 
-def ask_verifier(
-    verifier: Verifier, key: PublicKey, blob: bytes, raw: bytes, sigstore: bool, without: str
-) -> tuple[int, str]:
-    """(exit status, last line said) of cosign or openssl about a raw signature over `blob`."""
-    import base64
-    import hashlib
-
-    bundle = make_sigstore_bundle(raw, hashlib.sha256(blob).hexdigest())
-    files = {"blob": blob, "key.pub": key.pem, "raw": raw, "text": base64.b64encode(raw), "bundle": bundle}
-    folder = make_private_folder([*files.items(), ("root", SIGSTORE_ROOT)])
-    try:
-        cosign = verifier.name == "cosign"
-        words = cosign_command(verifier, sigstore) if cosign else openssl_command(verifier, key.kind)
-        command = [os.path.join(folder, word[1:]) if word[0] == "@" else word for word in words]
-        status, out, err = run_program([verifier.path, *command], folder, without=without)
-    finally:
-        remove_folder(folder)
-    if status < 0:
-        raise ConfigError("%s was ended by signal %d" % (printable(verifier.path), -status))
-    said = (err or out).decode("utf-8", "replace").strip().splitlines() or ["exit status %d" % status]
-    return status, said[-1][:200]
+def sniff_compression(head: bytes | memoryview) -> str:
+    """zstd, gzip or none, by the first bytes; pzstd begins with a skippable frame (RFC 8878 3.1.2)."""
+    magic = bytes(head[:4])
+    if magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
+        return "zstd"
+    return "gzip" if magic[:2] == b"\x1f\x8b" else "none"
 
 
-# Nobody is trusted but the key that is given; without this file cosign 2.4 and newer ask the network for one.
-SIGSTORE_ROOT = b"""{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}"""
+def find_codec(compression: str) -> Callable[[], Any] | None:
+    """What makes a decompressor of this Python, or None."""
+    if compression == "gzip":
+        import zlib
+
+        return lambda: zlib.decompressobj(31)
+    if compression == "zstd":
+        import importlib
+
+        try:
+            module: Any = importlib.import_module("compression.zstd")
+        except ImportError:
+            return None
+        make: Callable[[], Any] = module.ZstdDecompressor
+        return make
+    return None
 
 
-def cosign_command(verifier: Verifier, sigstore: bool) -> list[str]:
-    """`cosign verify-blob` for a key that no public log knows; @NAME stands for a file of ask_verifier.
+def widen_pipe(descriptor: int) -> None:
+    """Makes a pipe hold more at once, where the system can (Linux's F_SETPIPE_SZ, 1031)."""
+    if sys.platform == "linux":
+        import fcntl
 
-    2.0 to 2.3 know only --signature, 2.4 to 3.x both forms, 4 will know only the bundle.
-    """
-    base = ["verify-blob", "--key", "@key.pub", "--insecure-ignore-tlog=true"]
-    bundle = ["--bundle", "@bundle", "--trusted-root", "@root"]
-    if sigstore and verifier.knows("verify-blob", "--new-bundle-format"):
-        return [*base, *bundle, "--new-bundle-format", "@blob"]
-    if verifier.knows("verify-blob", "--insecure-ignore-tlog", "--signature", "x"):
-        return [*base, "--signature", "@text", "@blob"]
-    if not verifier.knows("verify-blob", "--insecure-ignore-tlog", "--trusted-root", "x"):
-        raise ConfigError("%s is no cosign 2 or newer" % printable(verifier.path))
-    return [*base, *bundle, "@blob"]
-
-
-def openssl_command(verifier: Verifier, kind: str) -> list[str]:
-    """`openssl dgst -verify`, or `pkeyutl` for Ed25519, which signs the bytes and not a digest."""
-    if kind != "Ed25519":
-        return ["dgst", "-sha256", "-verify", "@key.pub", "-signature", "@raw", "@blob"]
-    if not verifier.knows("pkeyutl", "-rawin"):
-        raise ConfigError("%s cannot verify Ed25519; OpenSSL 3 can" % verifier.version, hint="put cosign on this host")
-    return ["pkeyutl", "-verify", "-pubin", "-inkey", "@key.pub", "-rawin", "-in", "@blob", "-sigfile", "@raw"]
+        try:
+            fcntl.fcntl(descriptor, 1031, PIPE_BYTES)
+        except OSError:
+            pass
 
 
 class ArchiveSource:
@@ -3572,43 +3608,6 @@ class ArchiveSource:
             self._process.stdout.close()
             self._feeder.join()
         self._file.close()
-
-
-def sniff_compression(head: bytes | memoryview) -> str:
-    """zstd, gzip or none, by the first bytes; pzstd begins with a skippable frame (RFC 8878 3.1.2)."""
-    magic = bytes(head[:4])
-    if magic == b"\x28\xb5\x2f\xfd" or (magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F):
-        return "zstd"
-    return "gzip" if magic[:2] == b"\x1f\x8b" else "none"
-
-
-def find_codec(compression: str) -> Callable[[], Any] | None:
-    """What makes a decompressor of this Python, or None."""
-    if compression == "gzip":
-        import zlib
-
-        return lambda: zlib.decompressobj(31)
-    if compression == "zstd":
-        import importlib
-
-        try:
-            module: Any = importlib.import_module("compression.zstd")
-        except ImportError:
-            return None
-        make: Callable[[], Any] = module.ZstdDecompressor
-        return make
-    return None
-
-
-def widen_pipe(descriptor: int) -> None:
-    """Makes a pipe hold more at once, where the system can (Linux's F_SETPIPE_SZ, 1031)."""
-    if sys.platform == "linux":
-        import fcntl
-
-        try:
-            fcntl.fcntl(descriptor, 1031, PIPE_BYTES)
-        except OSError:
-            pass
 
 
 # ==================================================================================================
@@ -3855,21 +3854,11 @@ TLS_REASON_HINTS = (
 )
 
 
-def tls_error(error: Exception, url: Url, config: Config) -> StellaError:
-    """A failed connection or handshake: TLS trust is configuration and never tried again, all else the network."""
-    import ssl
-
-    reason = str(getattr(error, "reason", None) or "")
-    passing = isinstance(error, ssl.SSLEOFError) or any(word in reason for word in PASSING_TLS_REASONS)
-    if not isinstance(error, ssl.SSLError) or not reason or passing:
-        return transport_error(error, url)
-    where = "%s (port %d)" % (printable(url.host), url.port)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        cause, hint = certificate_fault(error, getattr(error, "chain", []), config)
-        return ConfigError("cannot trust the TLS certificate of %s: %s" % (where, cause), hint=hint)
-    hint = next((hint for word, hint in TLS_REASON_HINTS if word in reason), "")
-    text = printable(reason).lower().replace("_", " ")[:120]
-    return ConfigError("cannot speak TLS with %s: %s" % (where, text), hint=hint)
+def name_text(name: Json) -> str:
+    """A subject or issuer from Python's nested tuples as `"CN=..., O=..."`, or ""."""
+    short = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
+    pairs = [pair for part in name or () for pair in part]
+    return quoted(", ".join("%s=%s" % (short.get(key, key), value) for key, value in pairs), 200) if pairs else ""
 
 
 def certificate_fault(error: Any, chain: Sequence[Document], config: Config) -> tuple[str, str]:
@@ -3903,11 +3892,55 @@ def certificate_fault(error: Any, chain: Sequence[Document], config: Config) -> 
     return printable(error.verify_message), unknown
 
 
-def name_text(name: Json) -> str:
-    """A subject or issuer from Python's nested tuples as `"CN=..., O=..."`, or ""."""
-    short = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
-    pairs = [pair for part in name or () for pair in part]
-    return quoted(", ".join("%s=%s" % (short.get(key, key), value) for key, value in pairs), 200) if pairs else ""
+def tls_error(error: Exception, url: Url, config: Config) -> StellaError:
+    """A failed connection or handshake: TLS trust is configuration and never tried again, all else the network."""
+    import ssl
+
+    reason = str(getattr(error, "reason", None) or "")
+    passing = isinstance(error, ssl.SSLEOFError) or any(word in reason for word in PASSING_TLS_REASONS)
+    if not isinstance(error, ssl.SSLError) or not reason or passing:
+        return transport_error(error, url)
+    where = "%s (port %d)" % (printable(url.host), url.port)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        cause, hint = certificate_fault(error, getattr(error, "chain", []), config)
+        return ConfigError("cannot trust the TLS certificate of %s: %s" % (where, cause), hint=hint)
+    hint = next((hint for word, hint in TLS_REASON_HINTS if word in reason), "")
+    text = printable(reason).lower().replace("_", " ")[:120]
+    return ConfigError("cannot speak TLS with %s: %s" % (where, text), hint=hint)
+
+
+# Where systems keep their CAs (Debian, Fedora, SUSE, Alpine and macOS, FreeBSD), for a Python that was
+# built elsewhere and looks in none of these.
+CA_PATHS = (
+    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
+    "/usr/local/share/certs/ca-root-nss.crt",
+)  # fmt: skip
+
+
+def load_trust(context: Any, config: Config) -> None:
+    """Loads the CA file (or folder of hashed files) that is set, else the system's CAs."""
+    import ssl
+
+    if config.ca_file:
+        folder = os.path.isdir(config.ca_file)
+        try:
+            context.load_verify_locations(None if folder else config.ca_file, config.ca_file if folder else None)
+        except (OSError, ValueError) as error:
+            reason = str(getattr(error, "strerror", None) or getattr(error, "reason", None) or error)
+            if isinstance(error, ssl.SSLError):
+                reason = "it is no PEM file with certificates (%s)" % (error.reason or "unreadable").lower()
+            raise ConfigError(
+                "cannot use the CA file %s (%s): %s" % (printable(config.ca_file), config.source("ca_file"), reason)
+            ) from None
+        return
+    context.load_default_certs()
+    paths = ssl.get_default_verify_paths()
+    if sys.platform != "win32" and not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
+        for path in CA_PATHS:
+            if os.path.isfile(path):
+                context.load_verify_locations(path)
+                return
 
 
 def new_tls_context(config: Config, trusted: bool) -> Any:
@@ -3954,41 +3987,309 @@ def new_tls_context(config: Config, trusted: bool) -> Any:
     return context
 
 
-# Where systems keep their CAs (Debian, Fedora, SUSE, Alpine and macOS, FreeBSD), for a Python that was
-# built elsewhere and looks in none of these.
-CA_PATHS = (
-    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
-    "/usr/local/share/certs/ca-root-nss.crt",
-)  # fmt: skip
-
-
-def load_trust(context: Any, config: Config) -> None:
-    """Loads the CA file (or folder of hashed files) that is set, else the system's CAs."""
-    import ssl
-
-    if config.ca_file:
-        folder = os.path.isdir(config.ca_file)
-        try:
-            context.load_verify_locations(None if folder else config.ca_file, config.ca_file if folder else None)
-        except (OSError, ValueError) as error:
-            reason = str(getattr(error, "strerror", None) or getattr(error, "reason", None) or error)
-            if isinstance(error, ssl.SSLError):
-                reason = "it is no PEM file with certificates (%s)" % (error.reason or "unreadable").lower()
-            raise ConfigError(
-                "cannot use the CA file %s (%s): %s" % (printable(config.ca_file), config.source("ca_file"), reason)
-            ) from None
-        return
-    context.load_default_certs()
-    paths = ssl.get_default_verify_paths()
-    if sys.platform != "win32" and not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
-        for path in CA_PATHS:
-            if os.path.isfile(path):
-                context.load_verify_locations(path)
-                return
-
-
 HEADERS_FOR_OTHERS = ("Accept", "Cache-Control", "Range", "If-Range")
+
+
+def base64url(data: bytes) -> str:
+    """RFC 7515 base64url without padding."""
+    import base64
+
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+class DpopSigner:
+    """DPoP proofs (RFC 9449) with a P-256 key, signed through openssl."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.nonce = ""
+        self.openssl = find_program("openssl", config)
+        if not self.openssl:
+            raise ConfigError("a DPoP key is configured and openssl, which signs with it, is not on this host")
+        read_small(config.dpop_key, "DPoP key", MAX_KEY_BYTES)  # for its error; openssl would take a URI as well
+        # The empty password: openssl must not ask the terminal for one.
+        command = [self.openssl, "pkey", "-in", config.dpop_key, "-passin", "pass:", "-pubout", "-outform", "DER"]
+        status, der, _ = run_program(command)
+        try:
+            key = split_spki(der) if status == 0 else None
+            kind, point = parse_key_bits(*read_der(key[0], 0x06), key[1]) if key else ("", ())
+        except ValueError:
+            kind, point = "", ()
+        if kind != "P-256":
+            raise ConfigError(
+                "the DPoP key %s (%s) is not a P-256 private key in PEM form, without a passphrase"
+                % (printable(config.dpop_key), config.source("dpop_key")),
+                hint="make one with: openssl ecparam -name prime256v1 -genkey -noout -out dpop.pem",
+            )
+        x, y = (base64url(number.to_bytes(32, "big")) for number in point)
+        self.jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+
+    def take_nonce(self, nonce: str) -> bool:
+        """Remembers the server's nonce; True when it is a new one. What is no nonce (RFC 9449 8.1) is left alone."""
+        valid = all("!" <= char <= "~" and char not in '"\\' for char in nonce)
+        if not nonce or not valid or nonce == self.nonce:
+            return False
+        self.nonce = nonce
+        return True
+
+    def proof(self, method: str, url: Url, now: float) -> str:
+        """A fresh proof for one attempt (RFC 9449 4.2)."""
+        import hashlib
+
+        token_hash = hashlib.sha256(self.config.token.encode("ascii")).digest()
+        claims = {
+            "jti": os.urandom(16).hex(),
+            "htm": method,
+            "htu": str(url),
+            "iat": int(now),
+            "ath": base64url(token_hash),
+        }
+        if self.nonce:
+            claims["nonce"] = self.nonce
+        header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk}
+        signed = "%s.%s" % (base64url(json_text(header, False).encode()), base64url(json_text(claims, False).encode()))
+        command = [self.openssl, "dgst", "-sha256", "-sign", self.config.dpop_key, "-passin", "pass:"]
+        status, der, _ = run_program(command, feed=signed.encode("ascii"))
+        if status != 0:
+            raise ConfigError("openssl cannot sign with the DPoP key %s" % printable(self.config.dpop_key))
+        r, s = parse_ecdsa_signature(der)
+        return "%s.%s" % (signed, base64url(r.to_bytes(32, "big") + s.to_bytes(32, "big")))
+
+
+def has_port(place: str) -> bool:
+    """True when `host:port` or `[v6]:port` has its port."""
+    return place.rpartition("]")[2].rpartition(":")[2].isdecimal() and ":" in place.rpartition("]")[2]
+
+
+def bypasses_proxy(url: Url, no_proxy: str) -> bool:
+    """True when NO_PROXY lists the host: `*`, a name or a suffix of it, an address, or a CIDR block."""
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(url.host)
+    except ValueError:
+        address = None
+    if no_proxy.strip() == "*":
+        return True
+    for entry in no_proxy.replace(",", " ").lower().split():
+        name, port = entry, ""
+        if has_port(entry) and (entry.count(":") == 1 or entry[0] == "["):
+            name, _, port = entry.rpartition(":")
+        if port and int(port[:6]) != url.port:
+            continue
+        if address is not None:
+            try:
+                if "." not in name.partition("/")[2] and address in ipaddress.ip_network(
+                    name.strip("[]"), strict=False
+                ):
+                    return True
+            except ValueError:
+                pass
+            continue
+        name = name[name[:1] == "." :]
+        name = name[:-1] if name[-1:] == "." else name
+        if name and ("." + url.host.rstrip(".")).endswith("." + name):
+            return True
+    return False
+
+
+def choose_proxy(url: Url, config: Config) -> Url | None:
+    """The proxy for a URL, as curl chooses it, with differences of ours (tests/data/no_proxy.txt).
+
+    A loopback host is never asked for through a proxy: it would be the proxy's loopback, and the token
+    would leave this machine in the clear. HTTP_PROXY counts in upper case too. NO_PROXY takes ports.
+    """
+    wanted = config.proxies.get(url.scheme, "")
+    if not wanted or is_loopback(url.host) or bypasses_proxy(url, config.no_proxy):
+        return None
+    variable = config.source(url.scheme + "_proxy")
+    scheme, _, rest = wanted.rpartition("://")
+    place = rest.rpartition("@")[2].partition("/")[0]
+    if scheme.lower() not in ("", "http"):
+        raise ConfigError("%s names a proxy that is not http://" % variable)
+    try:
+        return parse_url("http://" + (place if has_port(place) else place + ":1080"))  # curl's default port
+    except ValueError as error:
+        raise ConfigError("%s %s" % (variable, error)) from None
+
+
+def final_response_class() -> Any:
+    """http.client's response with bounds. It skips any number of 100 and takes 103 for the end; it reads any
+    number of trailers, and a chunk of negative size to the end of the connection.
+    """
+    import http.client
+
+    class FinalResponse(http.client.HTTPResponse):
+        def _read_status(self) -> tuple[str, int, str]:
+            for _ in range(MAX_INTERIM_ANSWERS):
+                version, status, reason = super()._read_status()  # type: ignore[misc]
+                if status == 101:
+                    raise http.client.HTTPException("it changes the protocol (status 101)")
+                if status >= 200:
+                    return version, status, reason
+                http.client.parse_headers(self.fp)
+            raise http.client.HTTPException("too many interim answers")
+
+        def begin(self) -> None:
+            super().begin()
+            if sum(len(name) + len(value) for name, value in self.headers.items()) > MAX_HEADER_BYTES:
+                raise http.client.HTTPException("its headers have more than %d bytes" % MAX_HEADER_BYTES)
+
+        def _read_next_chunk_size(self) -> int:
+            size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+            if size < 0:
+                raise http.client.HTTPException("a chunk has a negative size")
+            return size
+
+        def _read_and_discard_trailer(self) -> None:
+            for _ in range(MAX_HEADERS):
+                if self.fp.readline(MAX_HEADER_BYTES) in (b"\r\n", b"\n", b""):
+                    return
+            raise http.client.HTTPException("too many trailers")
+
+    return FinalResponse
+
+
+def skew_hint(date: str, now: float) -> str:
+    """What to do when this host's clock is not the server's (its Date header), or "" when it is."""
+    import email.utils
+
+    try:
+        skew = now - email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return ""
+    if abs(skew) <= MAX_CLOCK_SKEW_SECONDS:
+        return ""
+    side = "ahead of" if skew > 0 else "behind"
+    return "this host's clock is %.0f s %s the gateway's, so DPoP proofs look wrong there; set it" % (abs(skew), side)
+
+
+def proxy_authorization(config: Config, scheme: str) -> dict[str, str]:
+    """Basic credentials for the proxy, from the userinfo in its URL."""
+    import base64
+    from urllib.parse import unquote
+
+    userinfo = config.proxies[scheme].rpartition("://")[2].rpartition("@")[0]
+    if not userinfo:
+        return {}
+    user, _, password = userinfo.partition(":")
+    pair = "%s:%s" % (unquote(user), unquote(password))
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode()}
+
+
+STATUS_ERRORS: dict[int, type[StellaError]] = {
+    400: ValidationError, 422: ValidationError, 401: ConfigError, 403: MissingError, 404: MissingError,
+    410: MissingError, 409: QuotaError, 412: QuotaError, 429: QuotaError,
+    408: NetworkError, 500: NetworkError, 502: NetworkError, 503: NetworkError, 504: NetworkError,
+}  # fmt: skip
+STATUS_HINTS = {
+    401: "get a new token and set STELLA_TOKEN; each command's --help names the scope it needs",
+    403: "the token lacks the scope or the tenant for this",
+}
+CODE_ERRORS: dict[str, type[StellaError]] = {
+    "ERR_EXPORT_001": ValidationError,
+    "ERR_EXPORT_002": MissingError,
+    "ERR_EXPORT_003": QuotaError,
+    "ERR_EXPORT_QUOTA": QuotaError,
+    "ERR_EXPORT_004": RunFailedError,
+    "ERR_EXPORT_005": RunFailedError,
+    "ERR_EXPORT_006": RunFailedError,
+}
+
+
+def quota_text(headers: Mapping[str, str]) -> str:
+    """The quota headers of an answer as ` quota-limit=4 quota-remaining=0 quota-reset=...`, or ""."""
+    names = ("limit", "remaining", "reset")
+    return "".join(
+        " quota-%s=%s" % (name, headers["x-stella-quota-" + name])
+        for name in names
+        if "x-stella-quota-" + name in headers
+    )
+
+
+def detail_text(detail: Json) -> str:
+    """An entry of `details`: a string, or `{"path", "message"}`."""
+    if isinstance(detail, dict) and isinstance(detail.get("message"), str):
+        path = detail.get("path")
+        return "%s: %s" % (path, detail["message"]) if isinstance(path, str) and path else str(detail["message"])
+    return detail if isinstance(detail, str) else json_text(detail, pretty=False)[:200]
+
+
+def decide_failure(status: int, headers: Mapping[str, str], body: bytes, url: Url) -> tuple[StellaError, bool]:
+    """Contract 2 and 5: the body's code wins over the status; some errors are worth another attempt."""
+    try:
+        document = parse_object(body, "the error body", keep_numbers=True)
+    except ValidationError:
+        document = {}
+    code, message, trace_id = (document.get(key) for key in ("code", "message", "traceId"))
+    code = code[: MAX_ERROR_TEXT // 10] if isinstance(code, str) else ""
+    trace_id = trace_id[: MAX_ERROR_TEXT // 10] if isinstance(trace_id, str) else ""
+    kind = CODE_ERRORS.get(code) or STATUS_ERRORS.get(status, ProtocolError)
+    if status == 500 and code and code not in CODE_ERRORS:
+        kind = ProtocolError
+    text = (
+        message[:MAX_ERROR_TEXT]
+        if isinstance(message, str) and message
+        else "the server answered %s with status %d" % (url.path, status)
+    )
+    details = [detail_text(detail)[:MAX_ERROR_TEXT] for detail in as_list(document.get("details"))]
+    if kind is QuotaError and quota_text(headers):
+        details.append("quota:" + quota_text(headers).replace(" quota-", " "))
+    hint = STATUS_HINTS.get(status, "") if kind is STATUS_ERRORS.get(status) else ""
+    ours = code.startswith("ERR_EXPORT_")
+    if kind is MissingError and status == 404 and not ours:
+        hint = "is %s the gateway's root? see --server" % url.authority
+    again = not ours and (status in (408, 429, 502, 503, 504) or (status == 500 and not code))
+    return kind(text, details, hint, code, trace_id), again
+
+
+def read_failure(response: Response) -> tuple[StellaError, bool]:
+    """(the error that an answer stands for, whether to try again); reads and closes the answer."""
+    try:
+        body = response.read_all(MAX_ERROR_BYTES, "the error body")
+    except StellaError:
+        body = b""
+    response.close()
+    failure, again = decide_failure(response.status, response.headers, body, response.url)
+    failure.hint = response.hint or failure.hint
+    return failure, again
+
+
+def give_up(failure: StellaError, attempts: int) -> StellaError:
+    """The last attempt's error, saying how many there were."""
+    if attempts > 1:
+        failure.message += ", after %d attempts" % attempts
+    if not failure.hint and isinstance(failure, NetworkError):
+        failure.hint = "check --server and the network, or raise --retries"
+    return failure
+
+
+def open_tunnel(sock: Any, url: Url, headers: Mapping[str, str], what: str) -> None:
+    """CONNECT through the proxy `what` (RFC 9110 9.3.6); read byte by byte, because TLS follows at once."""
+    import re
+
+    host = "[%s]" % url.host if ":" in url.host else url.host
+    lines = ["CONNECT %s:%d HTTP/1.1" % (host, url.port), "Host: %s:%d" % (host, url.port)]
+    lines += ["%s: %s" % pair for pair in headers.items()]
+    try:
+        sock.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
+        head = b""
+        while not head.endswith((b"\r\n\r\n", b"\n\n")):
+            byte = sock.recv(1)
+            head += byte
+            if not byte or len(head) > MAX_PROXY_HEAD_BYTES:
+                raise TransportError("%s closed the connection or sent no end of its answer to CONNECT" % what)
+    except OSError as error:
+        raise transport_error(error, url, what) from None
+    match = re.match(rb"HTTP/1\.[01] ([0-9]{3})", head)
+    status = int(match.group(1)) if match else 0
+    if status == 407:
+        reason = "refuses the user name and password in that URL" if headers else "wants a user name and password"
+        raise ConfigError("%s %s (status 407)" % (what, reason), hint="it takes them as http://USER:PASSWORD@HOST:PORT")
+    if status in (0, 408, 429) or status >= 500:
+        raise TransportError("%s does not connect to %s (status %d)" % (what, url.authority, status))
+    if not 200 <= status < 300:
+        raise ConfigError("%s does not connect to %s (status %d)" % (what, url.authority, status))
 
 
 class Http:
@@ -4313,308 +4614,6 @@ class Http:
         self._idle.clear()
 
 
-def final_response_class() -> Any:
-    """http.client's response with bounds. It skips any number of 100 and takes 103 for the end; it reads any
-    number of trailers, and a chunk of negative size to the end of the connection.
-    """
-    import http.client
-
-    class FinalResponse(http.client.HTTPResponse):
-        def _read_status(self) -> tuple[str, int, str]:
-            for _ in range(MAX_INTERIM_ANSWERS):
-                version, status, reason = super()._read_status()  # type: ignore[misc]
-                if status == 101:
-                    raise http.client.HTTPException("it changes the protocol (status 101)")
-                if status >= 200:
-                    return version, status, reason
-                http.client.parse_headers(self.fp)
-            raise http.client.HTTPException("too many interim answers")
-
-        def begin(self) -> None:
-            super().begin()
-            if sum(len(name) + len(value) for name, value in self.headers.items()) > MAX_HEADER_BYTES:
-                raise http.client.HTTPException("its headers have more than %d bytes" % MAX_HEADER_BYTES)
-
-        def _read_next_chunk_size(self) -> int:
-            size: int = super()._read_next_chunk_size()  # type: ignore[misc]
-            if size < 0:
-                raise http.client.HTTPException("a chunk has a negative size")
-            return size
-
-        def _read_and_discard_trailer(self) -> None:
-            for _ in range(MAX_HEADERS):
-                if self.fp.readline(MAX_HEADER_BYTES) in (b"\r\n", b"\n", b""):
-                    return
-            raise http.client.HTTPException("too many trailers")
-
-    return FinalResponse
-
-
-def quota_text(headers: Mapping[str, str]) -> str:
-    """The quota headers of an answer as ` quota-limit=4 quota-remaining=0 quota-reset=...`, or ""."""
-    names = ("limit", "remaining", "reset")
-    return "".join(
-        " quota-%s=%s" % (name, headers["x-stella-quota-" + name])
-        for name in names
-        if "x-stella-quota-" + name in headers
-    )
-
-
-STATUS_ERRORS: dict[int, type[StellaError]] = {
-    400: ValidationError, 422: ValidationError, 401: ConfigError, 403: MissingError, 404: MissingError,
-    410: MissingError, 409: QuotaError, 412: QuotaError, 429: QuotaError,
-    408: NetworkError, 500: NetworkError, 502: NetworkError, 503: NetworkError, 504: NetworkError,
-}  # fmt: skip
-STATUS_HINTS = {
-    401: "get a new token and set STELLA_TOKEN; each command's --help names the scope it needs",
-    403: "the token lacks the scope or the tenant for this",
-}
-CODE_ERRORS: dict[str, type[StellaError]] = {
-    "ERR_EXPORT_001": ValidationError,
-    "ERR_EXPORT_002": MissingError,
-    "ERR_EXPORT_003": QuotaError,
-    "ERR_EXPORT_QUOTA": QuotaError,
-    "ERR_EXPORT_004": RunFailedError,
-    "ERR_EXPORT_005": RunFailedError,
-    "ERR_EXPORT_006": RunFailedError,
-}
-
-
-def read_failure(response: Response) -> tuple[StellaError, bool]:
-    """(the error that an answer stands for, whether to try again); reads and closes the answer."""
-    try:
-        body = response.read_all(MAX_ERROR_BYTES, "the error body")
-    except StellaError:
-        body = b""
-    response.close()
-    failure, again = decide_failure(response.status, response.headers, body, response.url)
-    failure.hint = response.hint or failure.hint
-    return failure, again
-
-
-def decide_failure(status: int, headers: Mapping[str, str], body: bytes, url: Url) -> tuple[StellaError, bool]:
-    """Contract 2 and 5: the body's code wins over the status; some errors are worth another attempt."""
-    try:
-        document = parse_object(body, "the error body", keep_numbers=True)
-    except ValidationError:
-        document = {}
-    code, message, trace_id = (document.get(key) for key in ("code", "message", "traceId"))
-    code = code[: MAX_ERROR_TEXT // 10] if isinstance(code, str) else ""
-    trace_id = trace_id[: MAX_ERROR_TEXT // 10] if isinstance(trace_id, str) else ""
-    kind = CODE_ERRORS.get(code) or STATUS_ERRORS.get(status, ProtocolError)
-    if status == 500 and code and code not in CODE_ERRORS:
-        kind = ProtocolError
-    text = (
-        message[:MAX_ERROR_TEXT]
-        if isinstance(message, str) and message
-        else "the server answered %s with status %d" % (url.path, status)
-    )
-    details = [detail_text(detail)[:MAX_ERROR_TEXT] for detail in as_list(document.get("details"))]
-    if kind is QuotaError and quota_text(headers):
-        details.append("quota:" + quota_text(headers).replace(" quota-", " "))
-    hint = STATUS_HINTS.get(status, "") if kind is STATUS_ERRORS.get(status) else ""
-    ours = code.startswith("ERR_EXPORT_")
-    if kind is MissingError and status == 404 and not ours:
-        hint = "is %s the gateway's root? see --server" % url.authority
-    again = not ours and (status in (408, 429, 502, 503, 504) or (status == 500 and not code))
-    return kind(text, details, hint, code, trace_id), again
-
-
-def detail_text(detail: Json) -> str:
-    """An entry of `details`: a string, or `{"path", "message"}`."""
-    if isinstance(detail, dict) and isinstance(detail.get("message"), str):
-        path = detail.get("path")
-        return "%s: %s" % (path, detail["message"]) if isinstance(path, str) and path else str(detail["message"])
-    return detail if isinstance(detail, str) else json_text(detail, pretty=False)[:200]
-
-
-def give_up(failure: StellaError, attempts: int) -> StellaError:
-    """The last attempt's error, saying how many there were."""
-    if attempts > 1:
-        failure.message += ", after %d attempts" % attempts
-    if not failure.hint and isinstance(failure, NetworkError):
-        failure.hint = "check --server and the network, or raise --retries"
-    return failure
-
-
-def choose_proxy(url: Url, config: Config) -> Url | None:
-    """The proxy for a URL, as curl chooses it, with differences of ours (tests/data/no_proxy.txt).
-
-    A loopback host is never asked for through a proxy: it would be the proxy's loopback, and the token
-    would leave this machine in the clear. HTTP_PROXY counts in upper case too. NO_PROXY takes ports.
-    """
-    wanted = config.proxies.get(url.scheme, "")
-    if not wanted or is_loopback(url.host) or bypasses_proxy(url, config.no_proxy):
-        return None
-    variable = config.source(url.scheme + "_proxy")
-    scheme, _, rest = wanted.rpartition("://")
-    place = rest.rpartition("@")[2].partition("/")[0]
-    if scheme.lower() not in ("", "http"):
-        raise ConfigError("%s names a proxy that is not http://" % variable)
-    try:
-        return parse_url("http://" + (place if has_port(place) else place + ":1080"))  # curl's default port
-    except ValueError as error:
-        raise ConfigError("%s %s" % (variable, error)) from None
-
-
-def has_port(place: str) -> bool:
-    """True when `host:port` or `[v6]:port` has its port."""
-    return place.rpartition("]")[2].rpartition(":")[2].isdecimal() and ":" in place.rpartition("]")[2]
-
-
-def proxy_authorization(config: Config, scheme: str) -> dict[str, str]:
-    """Basic credentials for the proxy, from the userinfo in its URL."""
-    import base64
-    from urllib.parse import unquote
-
-    userinfo = config.proxies[scheme].rpartition("://")[2].rpartition("@")[0]
-    if not userinfo:
-        return {}
-    user, _, password = userinfo.partition(":")
-    pair = "%s:%s" % (unquote(user), unquote(password))
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode()}
-
-
-def bypasses_proxy(url: Url, no_proxy: str) -> bool:
-    """True when NO_PROXY lists the host: `*`, a name or a suffix of it, an address, or a CIDR block."""
-    import ipaddress
-
-    try:
-        address = ipaddress.ip_address(url.host)
-    except ValueError:
-        address = None
-    if no_proxy.strip() == "*":
-        return True
-    for entry in no_proxy.replace(",", " ").lower().split():
-        name, port = entry, ""
-        if has_port(entry) and (entry.count(":") == 1 or entry[0] == "["):
-            name, _, port = entry.rpartition(":")
-        if port and int(port[:6]) != url.port:
-            continue
-        if address is not None:
-            try:
-                if "." not in name.partition("/")[2] and address in ipaddress.ip_network(
-                    name.strip("[]"), strict=False
-                ):
-                    return True
-            except ValueError:
-                pass
-            continue
-        name = name[name[:1] == "." :]
-        name = name[:-1] if name[-1:] == "." else name
-        if name and ("." + url.host.rstrip(".")).endswith("." + name):
-            return True
-    return False
-
-
-def open_tunnel(sock: Any, url: Url, headers: Mapping[str, str], what: str) -> None:
-    """CONNECT through the proxy `what` (RFC 9110 9.3.6); read byte by byte, because TLS follows at once."""
-    import re
-
-    host = "[%s]" % url.host if ":" in url.host else url.host
-    lines = ["CONNECT %s:%d HTTP/1.1" % (host, url.port), "Host: %s:%d" % (host, url.port)]
-    lines += ["%s: %s" % pair for pair in headers.items()]
-    try:
-        sock.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
-        head = b""
-        while not head.endswith((b"\r\n\r\n", b"\n\n")):
-            byte = sock.recv(1)
-            head += byte
-            if not byte or len(head) > MAX_PROXY_HEAD_BYTES:
-                raise TransportError("%s closed the connection or sent no end of its answer to CONNECT" % what)
-    except OSError as error:
-        raise transport_error(error, url, what) from None
-    match = re.match(rb"HTTP/1\.[01] ([0-9]{3})", head)
-    status = int(match.group(1)) if match else 0
-    if status == 407:
-        reason = "refuses the user name and password in that URL" if headers else "wants a user name and password"
-        raise ConfigError("%s %s (status 407)" % (what, reason), hint="it takes them as http://USER:PASSWORD@HOST:PORT")
-    if status in (0, 408, 429) or status >= 500:
-        raise TransportError("%s does not connect to %s (status %d)" % (what, url.authority, status))
-    if not 200 <= status < 300:
-        raise ConfigError("%s does not connect to %s (status %d)" % (what, url.authority, status))
-
-
-def skew_hint(date: str, now: float) -> str:
-    """What to do when this host's clock is not the server's (its Date header), or "" when it is."""
-    import email.utils
-
-    try:
-        skew = now - email.utils.parsedate_to_datetime(date).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return ""
-    if abs(skew) <= MAX_CLOCK_SKEW_SECONDS:
-        return ""
-    side = "ahead of" if skew > 0 else "behind"
-    return "this host's clock is %.0f s %s the gateway's, so DPoP proofs look wrong there; set it" % (abs(skew), side)
-
-
-def base64url(data: bytes) -> str:
-    """RFC 7515 base64url without padding."""
-    import base64
-
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-class DpopSigner:
-    """DPoP proofs (RFC 9449) with a P-256 key, signed through openssl."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.nonce = ""
-        self.openssl = find_program("openssl", config)
-        if not self.openssl:
-            raise ConfigError("a DPoP key is configured and openssl, which signs with it, is not on this host")
-        read_small(config.dpop_key, "DPoP key", MAX_KEY_BYTES)  # for its error; openssl would take a URI as well
-        # The empty password: openssl must not ask the terminal for one.
-        command = [self.openssl, "pkey", "-in", config.dpop_key, "-passin", "pass:", "-pubout", "-outform", "DER"]
-        status, der, _ = run_program(command)
-        try:
-            key = split_spki(der) if status == 0 else None
-            kind, point = parse_key_bits(*read_der(key[0], 0x06), key[1]) if key else ("", ())
-        except ValueError:
-            kind, point = "", ()
-        if kind != "P-256":
-            raise ConfigError(
-                "the DPoP key %s (%s) is not a P-256 private key in PEM form, without a passphrase"
-                % (printable(config.dpop_key), config.source("dpop_key")),
-                hint="make one with: openssl ecparam -name prime256v1 -genkey -noout -out dpop.pem",
-            )
-        x, y = (base64url(number.to_bytes(32, "big")) for number in point)
-        self.jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
-
-    def take_nonce(self, nonce: str) -> bool:
-        """Remembers the server's nonce; True when it is a new one. What is no nonce (RFC 9449 8.1) is left alone."""
-        valid = all("!" <= char <= "~" and char not in '"\\' for char in nonce)
-        if not nonce or not valid or nonce == self.nonce:
-            return False
-        self.nonce = nonce
-        return True
-
-    def proof(self, method: str, url: Url, now: float) -> str:
-        """A fresh proof for one attempt (RFC 9449 4.2)."""
-        import hashlib
-
-        token_hash = hashlib.sha256(self.config.token.encode("ascii")).digest()
-        claims = {
-            "jti": os.urandom(16).hex(),
-            "htm": method,
-            "htu": str(url),
-            "iat": int(now),
-            "ath": base64url(token_hash),
-        }
-        if self.nonce:
-            claims["nonce"] = self.nonce
-        header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk}
-        signed = "%s.%s" % (base64url(json_text(header, False).encode()), base64url(json_text(claims, False).encode()))
-        command = [self.openssl, "dgst", "-sha256", "-sign", self.config.dpop_key, "-passin", "pass:"]
-        status, der, _ = run_program(command, feed=signed.encode("ascii"))
-        if status != 0:
-            raise ConfigError("openssl cannot sign with the DPoP key %s" % printable(self.config.dpop_key))
-        r, s = parse_ecdsa_signature(der)
-        return "%s.%s" % (signed, base64url(r.to_bytes(32, "big") + s.to_bytes(32, "big")))
-
-
 # ==================================================================================================
 # Room 13. Gateway
 #
@@ -4631,6 +4630,19 @@ class Page:
         self.items = items
         self.text = text
         self.whole = whole
+
+
+def parse_answer(data: bytes, response: Response, plain: bool = False) -> Document:
+    """A JSON object from a good answer; ProtocolError that says what came instead."""
+    kind = response.headers.get("content-type", "no content type").partition(";")[0]
+    hint = "is %s the gateway's root? see --server" % response.url.authority
+    try:
+        return parse_object(data, "the answer of %s" % response.url.path, keep_numbers=True, plain=plain)
+    except ValidationError as error:
+        reason = error.message if data.strip() else "the answer of %s is empty" % response.url.path
+        if "json" not in kind and data.strip():
+            reason = "the answer of %s is %s, not JSON" % (response.url.path, quoted(kind))
+        raise ProtocolError("%s (status %d)" % (reason, response.status), hint=hint) from None
 
 
 class Gateway:
@@ -4819,19 +4831,6 @@ class Gateway:
         return self.fetch_json("POST", self.profile_url(profile_id, action), body)
 
 
-def parse_answer(data: bytes, response: Response, plain: bool = False) -> Document:
-    """A JSON object from a good answer; ProtocolError that says what came instead."""
-    kind = response.headers.get("content-type", "no content type").partition(";")[0]
-    hint = "is %s the gateway's root? see --server" % response.url.authority
-    try:
-        return parse_object(data, "the answer of %s" % response.url.path, keep_numbers=True, plain=plain)
-    except ValidationError as error:
-        reason = error.message if data.strip() else "the answer of %s is empty" % response.url.path
-        if "json" not in kind and data.strip():
-            reason = "the answer of %s is %s, not JSON" % (response.url.path, quoted(kind))
-        raise ProtocolError("%s (status %d)" % (reason, response.status), hint=hint) from None
-
-
 # ==================================================================================================
 # Room 14. Operations
 #
@@ -4981,24 +4980,19 @@ def profile_view(profile: Document) -> list[str]:
     ])  # fmt: skip
 
 
-def show_list(
-    app: App, pages: Iterable[Page], header: Sequence[str], row: Callable[[Json], list[str]], output: str, query: str
-) -> None:
-    """A list as table, JSON or YAML, in constant memory: each page leaves before the next one is asked for."""
-    if query:
-        app.show(queried_items(pages, query), list, output, query)
+def write_list(app: App, texts: Iterable[str], output: str) -> None:
+    """Texts to standard output as they come, or to a file that appears when it is whole."""
+    if not output or output == "-":
+        for text in texts:
+            app.console.document(text, "")
         return
-    wanted = app.format()
-    if wanted == "table" and not output:
-        table = Table(app.console, header)
-        for page in pages:
-            lines = table.lines([row(item) for item in page.items])
-            if lines:
-                app.console.out("\n".join(lines))
-        if not any(table.widths):
-            app.console.out("\n".join(table.lines([])))
-        return
-    write_list(app, yaml_pages(pages) if wanted == "yaml" else json_pages(pages), output)
+    file = AtomicFile(output)
+    try:
+        for text in texts:
+            file.write(text.encode("utf-8", "backslashreplace"))
+        file.commit()
+    finally:
+        file.discard()
 
 
 def queried_items(pages: Iterable[Page], query: str) -> Json:
@@ -5012,6 +5006,18 @@ def queried_items(pages: Iterable[Page], query: str) -> Json:
         if len(items) > int(first[:9]):
             break
     return items
+
+
+def yaml_pages(pages: Iterable[Page]) -> Iterator[str]:
+    """YAML of all items together, a text per page."""
+    writer = YamlWriter()
+    empty = True
+    for page in pages:
+        if page.items:
+            yield writer.text(page.items) + "\n"
+            empty = False
+    if empty:
+        yield "[]\n"
 
 
 def json_pages(pages: Iterable[Page]) -> Iterator[str]:
@@ -5030,31 +5036,24 @@ def json_pages(pages: Iterable[Page]) -> Iterator[str]:
     yield "[]\n" if empty else "\n]\n"
 
 
-def yaml_pages(pages: Iterable[Page]) -> Iterator[str]:
-    """YAML of all items together, a text per page."""
-    writer = YamlWriter()
-    empty = True
-    for page in pages:
-        if page.items:
-            yield writer.text(page.items) + "\n"
-            empty = False
-    if empty:
-        yield "[]\n"
-
-
-def write_list(app: App, texts: Iterable[str], output: str) -> None:
-    """Texts to standard output as they come, or to a file that appears when it is whole."""
-    if not output or output == "-":
-        for text in texts:
-            app.console.document(text, "")
+def show_list(
+    app: App, pages: Iterable[Page], header: Sequence[str], row: Callable[[Json], list[str]], output: str, query: str
+) -> None:
+    """A list as table, JSON or YAML, in constant memory: each page leaves before the next one is asked for."""
+    if query:
+        app.show(queried_items(pages, query), list, output, query)
         return
-    file = AtomicFile(output)
-    try:
-        for text in texts:
-            file.write(text.encode("utf-8", "backslashreplace"))
-        file.commit()
-    finally:
-        file.discard()
+    wanted = app.format()
+    if wanted == "table" and not output:
+        table = Table(app.console, header)
+        for page in pages:
+            lines = table.lines([row(item) for item in page.items])
+            if lines:
+                app.console.out("\n".join(lines))
+        if not any(table.widths):
+            app.console.out("\n".join(table.lines([])))
+        return
+    write_list(app, yaml_pages(pages) if wanted == "yaml" else json_pages(pages), output)
 
 
 # ---- profiles --------------------------------------------------------------------------------------
@@ -5146,7 +5145,16 @@ def show_request(app: App, request: Request, args: Any) -> int:
 
 # ---- watch ---------------------------------------------------------------------------------------
 
+
 FINAL_EVENTS = {"run." + status: status for status in FINAL_STATUSES}
+
+
+def event_value(data: str) -> Json:
+    """An event's data as a value; as its text where it is not JSON that a JSON line can carry."""
+    try:
+        return parse_json(data.encode("utf-8"), "data")
+    except (ValidationError, UnicodeEncodeError):
+        return data
 
 
 class Watcher:
@@ -5372,14 +5380,6 @@ class Watcher:
         return all(last.get(key) == progress.get(key) for key in ("percent", "phase", "processed", "total"))
 
 
-def event_value(data: str) -> Json:
-    """An event's data as a value; as its text where it is not JSON that a JSON line can carry."""
-    try:
-        return parse_json(data.encode("utf-8"), "data")
-    except (ValidationError, UnicodeEncodeError):
-        return data
-
-
 class EventEncoder:
     """Events as the compact lines of `watch --json`.
 
@@ -5563,6 +5563,13 @@ class WatchView:
         self.console.err(printable("%s: %s" % (self.run_id, "  ".join(parts))))
 
 
+def shell_word(text: str) -> str:
+    """A foreign id as a word of a command that can be pasted into a shell."""
+    import shlex
+
+    return shlex.quote(printable(text))
+
+
 def watch_run(app: App, run_id: str, url: Url, as_json: bool, follow: bool, deadline: float | None) -> Watcher:
     """Shows a run's events; gives back the watcher, whose `status` is the run's ("" while active)."""
     again = "stella export run watch %s" % shell_word(run_id)
@@ -5590,13 +5597,6 @@ def watch_run(app: App, run_id: str, url: Url, as_json: bool, follow: bool, dead
         app.console.clear_bar()
         app.http.deadline = None
     return watcher
-
-
-def shell_word(text: str) -> str:
-    """A foreign id as a word of a command that can be pasted into a shell."""
-    import shlex
-
-    return shlex.quote(printable(text))
 
 
 def fetch_outcome(app: App, run_id: str, watcher: Watcher, run: Document) -> Document:
@@ -6076,6 +6076,27 @@ def verify_evidence(run_id: str, evidence: Evidence, key: PublicKey, verifier: V
     return checks
 
 
+def check_artifacts(manifest: Document | None, source: ArchiveSource) -> Check:
+    """Check 6 over an open bundle; an error beside it when nothing on this host can decompress it."""
+    import hashlib
+
+    if not source.readable:
+        hint = "put zstd on this host (or in vendor/ beside stella.py), or check the rest with --no-artifacts"
+        why = "nothing on this host can decompress a .zst bundle"
+        return Check(
+            "artifacts", "skipped", why, ConfigError("the members of the bundle were not checked: " + why, hint=hint)
+        )
+    try:
+        artifacts = read_artifacts(manifest)
+        stated = as_dict((manifest or {}).get("bundle")).get("compression", source.compression)
+        if stated != source.compression:
+            fault = "the bundle's compression is %s, the manifest says %s" % (source.compression, quoted(str(stated)))
+            return Check("artifacts", "fail", fault)
+        return check_members(artifacts, source.fill, hashlib.sha256)
+    except ValueError as error:
+        return Check("artifacts", "fail", str(error))
+
+
 def verify_bundle(config: Config, evidence: Evidence, artifacts_wanted: bool) -> list[Check]:
     """Checks 5 and 6 in one pass over the bundle."""
     manifest, path = evidence.documents[0], evidence.bundle
@@ -6097,25 +6118,79 @@ def verify_bundle(config: Config, evidence: Evidence, artifacts_wanted: bool) ->
     ]  # 5
 
 
-def check_artifacts(manifest: Document | None, source: ArchiveSource) -> Check:
-    """Check 6 over an open bundle; an error beside it when nothing on this host can decompress it."""
-    import hashlib
+OCI_ACCEPT = (
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, "
+    "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json"
+)
 
-    if not source.readable:
-        hint = "put zstd on this host (or in vendor/ beside stella.py), or check the rest with --no-artifacts"
-        why = "nothing on this host can decompress a .zst bundle"
-        return Check(
-            "artifacts", "skipped", why, ConfigError("the members of the bundle were not checked: " + why, hint=hint)
-        )
+
+def fetch_registry_token(http: Http, registry: Url, challenge: str, name: str) -> str:
+    """An anonymous pull token, from the realm that a bearer challenge names."""
+    import re
+    from urllib.parse import urlencode
+
+    fields = dict(re.findall(r'([a-z]+)="([^"]*)"', challenge))
     try:
-        artifacts = read_artifacts(manifest)
-        stated = as_dict((manifest or {}).get("bundle")).get("compression", source.compression)
-        if stated != source.compression:
-            fault = "the bundle's compression is %s, the manifest says %s" % (source.compression, quoted(str(stated)))
-            return Check("artifacts", "fail", fault)
-        return check_members(artifacts, source.fill, hashlib.sha256)
+        realm = parse_url(fields.get("realm", ""))
     except ValueError as error:
-        return Check("artifacts", "fail", str(error))
+        raise ProtocolError("the registry's challenge names a realm that %s" % error) from None
+    if (registry.scheme == "https" and realm.scheme != "https") or http.is_gateway(realm):
+        raise ProtocolError("the registry's challenge names a realm that is not asked: %s" % realm)
+    pairs = {"service": fields.get("service", ""), "scope": fields.get("scope") or "repository:%s:pull" % name}
+    query = urlencode({key: value for key, value in pairs.items() if value})
+    target = realm.target + ("&" if "?" in realm.target else "?") + query
+    url = Url(realm.scheme, realm.host, realm.port, target)
+
+    def consume(response: Response) -> Document:
+        return parse_answer(response.read_all(MAX_ERROR_BYTES, "the registry's token"), response)
+
+    document = http.fetch(Request("GET", url, {"Accept": "application/json"}, anonymous=True), consume)
+    token = as_text(document.get("token")) or as_text(document.get("access_token"))
+    if not token.isascii() or not token.isprintable() or not token:
+        raise ProtocolError("the registry gave no token for anonymous reading")
+    return token
+
+
+def fetch_registry_digest(app: App, ref: str, url: Url, name: str) -> str:
+    """Docker-Content-Digest of a reference (OCI distribution spec, HEAD manifests), asked anonymously."""
+    http = app.anonymous_http()
+    headers: dict[str, str | bytes] = {"Accept": OCI_ACCEPT}
+    hint = "--offline skips this check"
+    for _ in range(2):
+        challenge = ""
+
+        def consume(response: Response) -> str:
+            nonlocal challenge
+            response.close()
+            challenge = response.headers.get("www-authenticate", "") if response.status == 401 else ""
+            return response.headers.get("docker-content-digest", "") if response.status < 300 else ""
+
+        try:
+            digest: str = http.fetch(Request("HEAD", url, headers, anonymous=True), consume, take=(401, 404))
+            if not challenge:
+                return digest
+            headers["Authorization"] = "Bearer " + fetch_registry_token(http, url, challenge, name)
+        except (NetworkError, ProtocolError) as error:
+            error.message = "cannot ask the registry about %s: %s" % (printable(ref), error.message)
+            error.hint = hint
+            raise
+    raise NetworkError("the registry of %s wants credentials, and none are sent to it" % printable(ref), hint=hint)
+
+
+def parse_oci_ref(ref: str) -> tuple[Url, str]:
+    """`registry/name:tag` or `registry/name@sha256:...` to (manifest URL, repository name); else ValueError."""
+    import re
+
+    host_pattern = r"([a-z0-9.-]+(?::\d+)?|\[[0-9a-f:]+\](?::\d+)?)"
+    name_pattern = r"([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
+    pattern = host_pattern + "/" + name_pattern + r"(?::([\w][\w.-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?"
+    match = re.fullmatch(pattern, ref, re.ASCII)
+    if match is None:
+        raise ValueError("is not registry/name:tag")
+    host, name, tag, digest = match.groups()
+    bare = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    scheme = "http" if is_loopback(bare.strip("[]")) else "https"
+    return parse_url("%s://%s/v2/%s/manifests/%s" % (scheme, host, name, digest or tag or "latest")), name
 
 
 def check_registries(app: App, descriptors: Sequence[Json], offline: bool) -> Check:
@@ -6146,81 +6221,6 @@ def verify_registries(app: App, manifest: Document | None, signed: bool, offline
         return check_registries(app, as_list((manifest or {}).get("distribution")), offline)
     except StellaError as error:
         return Check("oci", "skipped", error.message, error)
-
-
-def parse_oci_ref(ref: str) -> tuple[Url, str]:
-    """`registry/name:tag` or `registry/name@sha256:...` to (manifest URL, repository name); else ValueError."""
-    import re
-
-    host_pattern = r"([a-z0-9.-]+(?::\d+)?|\[[0-9a-f:]+\](?::\d+)?)"
-    name_pattern = r"([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
-    pattern = host_pattern + "/" + name_pattern + r"(?::([\w][\w.-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?"
-    match = re.fullmatch(pattern, ref, re.ASCII)
-    if match is None:
-        raise ValueError("is not registry/name:tag")
-    host, name, tag, digest = match.groups()
-    bare = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-    scheme = "http" if is_loopback(bare.strip("[]")) else "https"
-    return parse_url("%s://%s/v2/%s/manifests/%s" % (scheme, host, name, digest or tag or "latest")), name
-
-
-OCI_ACCEPT = (
-    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, "
-    "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json"
-)
-
-
-def fetch_registry_digest(app: App, ref: str, url: Url, name: str) -> str:
-    """Docker-Content-Digest of a reference (OCI distribution spec, HEAD manifests), asked anonymously."""
-    http = app.anonymous_http()
-    headers: dict[str, str | bytes] = {"Accept": OCI_ACCEPT}
-    hint = "--offline skips this check"
-    for _ in range(2):
-        challenge = ""
-
-        def consume(response: Response) -> str:
-            nonlocal challenge
-            response.close()
-            challenge = response.headers.get("www-authenticate", "") if response.status == 401 else ""
-            return response.headers.get("docker-content-digest", "") if response.status < 300 else ""
-
-        try:
-            digest: str = http.fetch(Request("HEAD", url, headers, anonymous=True), consume, take=(401, 404))
-            if not challenge:
-                return digest
-            headers["Authorization"] = "Bearer " + fetch_registry_token(http, url, challenge, name)
-        except (NetworkError, ProtocolError) as error:
-            error.message = "cannot ask the registry about %s: %s" % (printable(ref), error.message)
-            error.hint = hint
-            raise
-    raise NetworkError("the registry of %s wants credentials, and none are sent to it" % printable(ref), hint=hint)
-
-
-def fetch_registry_token(http: Http, registry: Url, challenge: str, name: str) -> str:
-    """An anonymous pull token, from the realm that a bearer challenge names."""
-    import re
-    from urllib.parse import urlencode
-
-    fields = dict(re.findall(r'([a-z]+)="([^"]*)"', challenge))
-    try:
-        realm = parse_url(fields.get("realm", ""))
-    except ValueError as error:
-        raise ProtocolError("the registry's challenge names a realm that %s" % error) from None
-    if (registry.scheme == "https" and realm.scheme != "https") or http.is_gateway(realm):
-        raise ProtocolError("the registry's challenge names a realm that is not asked: %s" % realm)
-    pairs = {"service": fields.get("service", ""), "scope": fields.get("scope") or "repository:%s:pull" % name}
-    query = urlencode({key: value for key, value in pairs.items() if value})
-    target = realm.target + ("&" if "?" in realm.target else "?") + query
-    url = Url(realm.scheme, realm.host, realm.port, target)
-
-    def consume(response: Response) -> Document:
-        return parse_answer(response.read_all(MAX_ERROR_BYTES, "the registry's token"), response)
-
-    document = http.fetch(Request("GET", url, {"Accept": "application/json"}, anonymous=True), consume)
-    token = as_text(document.get("token")) or as_text(document.get("access_token"))
-    if not token.isascii() or not token.isprintable() or not token:
-        raise ProtocolError("the registry gave no token for anonymous reading")
-    return token
 
 
 def verify_report(
@@ -6276,7 +6276,6 @@ r11cczxP7AmD9NT1+0eWlL+9qDZIyuxzyrwDnha+LwNEonw3eZEVwj8zJA==
 """
 TEST_BLOB = b"stella doctor"
 TEST_SIGNATURE = b"MEUCIQDJABZUq7v5JI/6l6wuJHpTctnUc7Weeb1grv6oSvVPFQIgd0T3BBIH6+j17KXeyMIr+Z8JjmIoANVg6PoECIwl2iU="
-
 
 MAX_CLOCK_SKEW_SECONDS = 300.0  # tokens and DPoP proofs are commonly accepted this early or late
 PROBE_SECONDS = 10.0  # for doctor's one request; a person waits for it
@@ -6408,32 +6407,6 @@ def examine_configuration(config: Config, offline: bool) -> list[Finding]:
     return [profile, Finding("token", "warn" if offline else "fail", "none", advice)]
 
 
-def examine_server(app: App, offline: bool) -> list[Finding]:
-    """The way to the gateway, the gateway, and the two clocks."""
-    try:
-        http = Http(app.config, app.console, app.clock)
-        proxy = choose_proxy(http.server, app.config)
-    except StellaError as error:
-        return [Finding("gateway", "fail", error.message, error.hint or "correct that setting")]
-    setting = app.config.source(http.server.scheme + "_proxy")
-    detail = "%s from %s" % (proxy.authority, setting) if proxy else "none for %s" % http.server.host
-    way = Finding("proxy", "pass", detail)
-    here = time_of(app.clock.now())
-    if offline:
-        clock = Finding("clock", "skipped", "%s here; not compared (--offline)" % here)
-        return [way, Finding("gateway", "skipped", "%s, not asked (--offline)" % app.config.server), clock]
-    try:
-        url = Gateway(http).url("runs", query=[("limit", "1")])  # knocked at without a token too
-        request = Request("GET", url, timeout=PROBE_SECONDS, anonymous=not app.config.token)
-        return [way, *judge_gateway(app, http.exchange(request), here)]
-    except StellaError as error:
-        advice = error.hint or "check --server, the name's DNS, the proxy and the firewall"
-        gateway = Finding("gateway", "fail", error.message, advice)
-        return [way, gateway, Finding("clock", "skipped", "%s here; nothing to compare with" % here)]
-    finally:
-        http.close()
-
-
 def judge_gateway(app: App, response: Response, here: str) -> list[Finding]:
     """What an answer says about gateway, token and clock."""
     import email.utils
@@ -6462,6 +6435,32 @@ def judge_gateway(app: App, response: Response, here: str) -> list[Finding]:
         return [gateway, Finding("clock", "pass", detail)]
     advice = "set this host's clock: tokens, certificates, DPoP and --max-age depend on it"
     return [gateway, Finding("clock", "fail" if app.config.dpop_key else "warn", detail, advice)]
+
+
+def examine_server(app: App, offline: bool) -> list[Finding]:
+    """The way to the gateway, the gateway, and the two clocks."""
+    try:
+        http = Http(app.config, app.console, app.clock)
+        proxy = choose_proxy(http.server, app.config)
+    except StellaError as error:
+        return [Finding("gateway", "fail", error.message, error.hint or "correct that setting")]
+    setting = app.config.source(http.server.scheme + "_proxy")
+    detail = "%s from %s" % (proxy.authority, setting) if proxy else "none for %s" % http.server.host
+    way = Finding("proxy", "pass", detail)
+    here = time_of(app.clock.now())
+    if offline:
+        clock = Finding("clock", "skipped", "%s here; not compared (--offline)" % here)
+        return [way, Finding("gateway", "skipped", "%s, not asked (--offline)" % app.config.server), clock]
+    try:
+        url = Gateway(http).url("runs", query=[("limit", "1")])  # knocked at without a token too
+        request = Request("GET", url, timeout=PROBE_SECONDS, anonymous=not app.config.token)
+        return [way, *judge_gateway(app, http.exchange(request), here)]
+    except StellaError as error:
+        advice = error.hint or "check --server, the name's DNS, the proxy and the firewall"
+        gateway = Finding("gateway", "fail", error.message, advice)
+        return [way, gateway, Finding("clock", "skipped", "%s here; nothing to compare with" % here)]
+    finally:
+        http.close()
 
 
 def examine_space() -> list[Finding]:
@@ -7302,29 +7301,6 @@ def group_help(words: tuple[str, ...]) -> str:
     return "\n".join([*lines, "", "`stella COMMAND --help` tells more about each command."])
 
 
-def split_argv(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str], list[str]]:
-    """(command words, global options before and between them, everything after them)."""
-    takes_value = {row.name: row.kind != "flag" for row in GLOBALS}
-    words: tuple[str, ...] = ()
-    head: list[str] = []
-    index = 0
-    while index < len(argv) and not any(command.words == words for command in COMMANDS):
-        token = argv[index]
-        index += 1
-        if token.startswith("-") and token != "-":
-            head.append(token)
-            if token.partition("=")[0] not in (*takes_value, "-h", "--help", "--version"):
-                raise unknown_option(words, token)
-            if takes_value.get(token) and index < len(argv):
-                head.append(argv[index])
-                index += 1
-        elif (*words, token) in GROUPS or any(command.words == (*words, token) for command in COMMANDS):
-            words = (*words, token)
-        else:
-            raise unknown_command(words, token)
-    return words, head, list(argv[index:])
-
-
 def unknown_option(words: tuple[str, ...], token: str) -> UsageError:
     """An error about an option before the command that is no global one: perhaps it is some command's own."""
     name = token.partition("=")[0]
@@ -7346,6 +7322,29 @@ def unknown_command(words: tuple[str, ...], token: str) -> UsageError:
         near = []
     hint = "did you mean: %s" % " ".join(("stella", *words, *near)) if near else "there is: " + ", ".join(choices)
     return UsageError("%s is no command of %s" % (quoted(token), " ".join(("stella", *words))), hint=hint)
+
+
+def split_argv(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """(command words, global options before and between them, everything after them)."""
+    takes_value = {row.name: row.kind != "flag" for row in GLOBALS}
+    words: tuple[str, ...] = ()
+    head: list[str] = []
+    index = 0
+    while index < len(argv) and not any(command.words == words for command in COMMANDS):
+        token = argv[index]
+        index += 1
+        if token.startswith("-") and token != "-":
+            head.append(token)
+            if token.partition("=")[0] not in (*takes_value, "-h", "--help", "--version"):
+                raise unknown_option(words, token)
+            if takes_value.get(token) and index < len(argv):
+                head.append(argv[index])
+                index += 1
+        elif (*words, token) in GROUPS or any(command.words == (*words, token) for command in COMMANDS):
+            words = (*words, token)
+        else:
+            raise unknown_command(words, token)
+    return words, head, list(argv[index:])
 
 
 def number_parser(low: float, whole: bool) -> Callable[[str], float]:
