@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     Json = Any  # what a JSON reader gives
     Document = dict[str, Any]  # a JSON object
     Origin = tuple[str, str, int]  # scheme, lower-case host, port
+    Span = tuple[int, int]  # the bytes from the first up to, and without, the second
 
 
 # ==================================================================================================
@@ -112,6 +113,16 @@ MAX_PAX_BYTES = 16 * KIB  # of one extended tar header; a path has at most 4096
 MAX_TAR_PADDING_BYTES = MIB  # zero blocks after the end-of-archive mark; tar pads to 10 KiB
 TAR_BUFFER_BYTES = 256 * KIB  # fits the second-level cache, so that what was just read is hashed from there
 CHUNK_BYTES = MIB  # 16 KiB buffers cost twice the time
+FILL_SECONDS = 0.2  # a buffer is written when it is full or this old
+PARALLEL_BYTES = 64 * MIB  # contract 4, --connections: smaller bundles take one
+CONNECTIONS = 4
+MAX_CONNECTIONS = 16
+PIECE_BYTES = 4 * MIB  # of a bundle fetched by several connections; more where that makes over PIECES of them
+MAX_PIECE_BYTES = 64 * MIB
+PIECES = 64
+SPLIT_BYTES = 2 * MIB  # a rest of at least this much is shared with a connection that has nothing left to do
+RECORD_SHARE = 10.0  # flushing .part and its sidecar takes at most one such part of the time
+AFTERWORD_SECONDS = 2.0  # for the end of a body that should have ended
 PAGE_ITEMS = 200
 RECENT_RUNS = 50
 MAX_BACKOFF_SECONDS = 30.0
@@ -1113,6 +1124,7 @@ class SeenEvents:
 # Pure decisions of a download: given what is on disk (.part and its sidecar) and the head of the
 # server's answer, take the body, start again, finish or count a failed attempt, with the reason.
 # RFC 9110 sections 8.8.3 (ETag), 13.1.5 (If-Range), 14 (ranges) and 15.5.17 (416). No I/O.
+# A span is (start, end): the bytes from `start` up to, and without, `end`.
 # ==================================================================================================
 
 
@@ -1170,97 +1182,129 @@ def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
     return (first, last, total) if first <= last and (total is None or last < total) else None
 
 
-def decide_offset(part_bytes: int, sidecar: Document | None, expected: Expected) -> tuple[int, str]:
-    """Where to go on with a .part that an earlier invocation left: (byte offset, reason for a restart).
+def parse_spans(value: Json, limit: int) -> list[Span]:
+    """A sidecar's `done` as spans below `limit`, ascending and apart from each other; [] when it is anything else."""
+    spans: list[Span] = []
+    at = -1
+    for pair in value if isinstance(value, list) else []:
+        if not isinstance(pair, list) or len(pair) != 2 or any(type(number) is not int for number in pair):
+            return []
+        start, end = pair
+        if not at < start < end:
+            return []
+        at = end
+        if start < limit:
+            spans.append((start, min(end, limit)))
+    return spans
+
+
+def find_gaps(spans: Sequence[Span], size: int) -> list[Span]:
+    """What is missing of 0 to `size`, given ascending spans."""
+    edges = [0, *(edge for span in spans for edge in span), size]
+    return [(start, end) for start, end in zip(edges[::2], edges[1::2]) if start < end]
+
+
+def cut_pieces(gaps: Iterable[Span], piece_bytes: int) -> list[Span]:
+    """The gaps in pieces of at most that size, in order."""
+    return [(at, min(at + piece_bytes, end)) for start, end in gaps for at in range(start, end, piece_bytes)]
+
+
+def decide_resume(part_bytes: int, sidecar: Document | None, expected: Expected) -> tuple[list[Span], str]:
+    """What a .part that an earlier invocation left is good for: (the spans to keep, or [] and the reason).
 
     The sidecar must tie the .part to this very bundle: by the digest that both must have, or, where no
     digest is known, by size and a strong ETag (which If-Range then has the server confirm).
     """
     if not part_bytes:
-        return 0, ""
+        return [], ""
     if sidecar is None:
-        return 0, "it has no sidecar that can be read"
+        return [], "it has no sidecar that can be read"
     size, sha256, etag = sidecar.get("size"), sidecar.get("sha256"), sidecar.get("etag")
     if expected.sha256 and sha256 and sha256 != expected.sha256:
-        return 0, "it belongs to a bundle with another digest"
+        return [], "it belongs to a bundle with another digest"
     if expected.size is not None and size is not None and size != expected.size:
-        return 0, "it belongs to a bundle of another size"
+        return [], "it belongs to a bundle of another size"
     if not (expected.sha256 and sha256) and not is_strong(str(etag or "")):
-        return 0, "neither a digest nor a strong ETag ties it to this bundle"
+        return [], "neither a digest nor a strong ETag ties it to this bundle"
     known = expected.size if expected.size is not None else size
-    if known is not None and part_bytes > known:
-        return 0, "it is longer than the bundle"
-    return part_bytes, ""
+    if type(known) is int and part_bytes > known:
+        return [], "it is longer than the bundle"
+    if "done" in sidecar:  # pieces that were fetched side by side; between them lie holes
+        return parse_spans(sidecar["done"], part_bytes), ""
+    return [(0, part_bytes)], ""
 
 
-def range_headers(offset: int, etag: str) -> dict[str, str]:
-    """The request headers that continue at `offset`; If-Range only with a strong ETag (13.1.5)."""
-    if not offset:
+def range_headers(start: int, end: int | None, etag: str) -> dict[str, str]:
+    """The request headers for the bytes from `start` on, up to `end`; If-Range only with a strong ETag (13.1.5)."""
+    if not start and end is None:
         return {}
-    headers = {"Range": "bytes=%d-" % offset}
+    headers = {"Range": "bytes=%d-%s" % (start, "" if end is None else end - 1)}
     if is_strong(etag):
         headers["If-Range"] = etag
     return headers
 
 
-def decide_answer(offset: int, expected: Expected, status: int, headers: Mapping[str, str]) -> Plan:
-    """What to do with the head of an answer to a request that asked for the bytes from `offset` on.
+def decide_answer(start: int, end: int | None, expected: Expected, status: int, headers: Mapping[str, str]) -> Plan:
+    """What to do with the head of an answer to a request that asked for the bytes from `start` to `end`.
 
     `headers` has lower-case names. Only 200, 206 and 416 are decided here; errors are the caller's.
     """
+    asked = start > 0 or end is not None
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
-        return Plan(
-            "fail",
-            "the answer is encoded (Content-Encoding: %s), so its bytes are not the bundle's" % printable(coding)[:40],
-        )
+        fault = "the answer is encoded (Content-Encoding: %s), so its bytes are not the bundle's"
+        return Plan("fail", fault % printable(coding)[:40])
     if status == 416:
-        return decide_unsatisfied(offset, expected, headers)
+        return decide_unsatisfied(start, expected, headers)
     if status == 200:
         total = parse_length(headers.get("content-length"))
         if expected.size is not None and total is not None and total != expected.size:
             return Plan("fail", "the answer has %d bytes and the bundle %d" % (total, expected.size))
-        return Plan("take", "the server sent the whole bundle" if offset else "", 0, total, total)
+        return Plan("take", "the server sent the whole bundle" if asked else "", 0, total, total)
     if status != 206:
         return Plan("fail", "status %d is no answer to a download" % status)
-    if not offset:
+    if not asked:
         return Plan("fail", "a part (206) came where the whole was asked for")
-    return decide_partial(offset, expected, headers)
+    return decide_partial(start, end, expected, headers)
 
 
-def decide_partial(offset: int, expected: Expected, headers: Mapping[str, str]) -> Plan:
-    """A 206 to a range request: every field must fit what is on disk, else the part starts again."""
+def decide_partial(start: int, end: int | None, expected: Expected, headers: Mapping[str, str]) -> Plan:
+    """A 206 to a range request: every field must fit what is on disk, else the part starts again.
+
+    It may hold less than was asked for (14.2, 15.3.7), never more and never something else.
+    """
     if headers.get("content-type", "").strip().lower().startswith("multipart/"):
         return Plan("restart", "the server answered with a multipart range")
     found = parse_content_range(headers.get("content-range", ""))
     if found is None:
         return Plan("restart", "the server sent a part without a valid Content-Range")
     first, last, total = found
-    if first != offset:
-        return Plan("restart", "the server sent bytes from %d where %d was asked for" % (first, offset))
+    if first != start:
+        return Plan("restart", "the server sent bytes from %d where %d was asked for" % (first, start))
     if total is not None and expected.size is not None and total != expected.size:
         return Plan("restart", "the bundle's size changed from %d to %d" % (expected.size, total))
-    if expected.size is not None and last >= expected.size:
-        return Plan("restart", "the server's part ends after the bundle does")
+    limit = expected.size if end is None else end
+    if limit is not None and last >= limit:
+        return Plan("restart", "the server's part goes on after byte %d" % limit)
     etag = headers.get("etag", "")
     if expected.etag and etag and etag != expected.etag:
         return Plan("restart", "the bundle's ETag changed")
     length = parse_length(headers.get("content-length"))
     if length is not None and length != last - first + 1:
         return Plan("restart", "Content-Length and Content-Range do not agree")
-    return Plan("take", "", offset, last - first + 1, total)
+    return Plan("take", "", start, last - first + 1, total)
 
 
-def decide_unsatisfied(offset: int, expected: Expected, headers: Mapping[str, str]) -> Plan:
+def decide_unsatisfied(start: int, expected: Expected, headers: Mapping[str, str]) -> Plan:
     """A 416 (RFC 9110 15.5.17): complete when every byte is here, else start again."""
     stated = headers.get("content-range", "").strip()
     total = parse_length(stated[8:]) if stated.startswith("bytes */") else None
     if expected.size is not None and total is not None and total != expected.size:
         return Plan("restart", "the bundle's size changed from %d to %d" % (expected.size, total))
     known = total if total is not None else expected.size
-    if offset and known == offset:
+    if start and known == start:
         return Plan("finish", "every byte is here already", total=known)
-    return Plan("restart", "the server cannot go on at byte %d" % offset)
+    return Plan("restart", "the server cannot go on at byte %d" % start)
 
 
 # ==================================================================================================
@@ -3063,14 +3107,19 @@ def file_facts(path: str) -> tuple[int, str]:
 class PartFile:
     """FILE.part and FILE.part.json, held by this process alone.
 
-    The lock lies on FILE.part itself and dies with the process. flock is asked first and, because on
-    some network file systems it holds only on one host, a POSIX record lock as well.
+    Several threads may write and read at once. The lock lies on FILE.part itself and dies with the process.
+    flock is asked first and, because on some network file systems it holds only on one host, a POSIX record
+    lock as well; `unlocked` where the file system knows neither.
     """
 
     def __init__(self, target: str) -> None:
+        import threading
+
         self.target = os.path.realpath(target)
         self.path = self.target + ".part"
         self.sidecar_path = self.path + ".json"
+        self.unlocked = False
+        self._place = threading.Lock()  # where a file has only one place to read and write at
         if os.path.isdir(self.target):
             raise LocalError("cannot write %s: it is a folder" % printable(target))
         make_parents(self.target)
@@ -3083,10 +3132,12 @@ class PartFile:
         while True:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
             file = os.fdopen(os.open(self.path, flags, 0o666), "r+b", buffering=0)
-            if not lock_file(file.fileno()):
+            locks = lock_file(file.fileno())
+            if locks is None:
                 file.close()
                 hint = "wait for it, or choose another --output"
                 raise ConfigError("another process is downloading to %s" % printable(self.target), hint=hint)
+            self.unlocked = not locks
             try:  # the process before us may just have renamed what we opened
                 if os.path.samestat(os.stat(self.path), os.fstat(file.fileno())):
                     return file
@@ -3095,8 +3146,13 @@ class PartFile:
             file.close()
 
     def size(self) -> int:
-        """Bytes in .part."""
+        """Bytes in .part, holes included."""
         return os.fstat(self.file.fileno()).st_size
+
+    def missing_bytes(self, size: int) -> int:
+        """What a bundle of `size` bytes still needs on the disk; holes take no room yet."""
+        facts = os.fstat(self.file.fileno())
+        return size - min(getattr(facts, "st_blocks", size) * 512, facts.st_size)
 
     def read_sidecar(self) -> Document | None:
         """What the sidecar says, or None when there is none that can be read."""
@@ -3110,37 +3166,36 @@ class PartFile:
         write_files([(self.sidecar_path, json_text(facts).encode())])
 
     def truncate(self, size: int) -> None:
-        """Cuts .part to `size` bytes and goes on writing there."""
+        """Cuts .part to `size` bytes."""
         self.file.truncate(size)
-        self.file.seek(size)
 
-    def write(self, data: memoryview) -> None:
-        """Writes all of `data` at the current place."""
+    def write_at(self, offset: int, data: memoryview) -> None:
+        """Writes all of `data` at `offset`."""
         try:
             while data:
-                data = data[self.file.write(data) :]
+                count = self._write_some(offset, data)
+                offset, data = offset + count, data[count:]
         except OSError as error:
             raise local_error("write", self.path, error) from None
 
-    def hash_into(self, hasher: Any, size: int) -> None:
-        """Feeds the first `size` bytes of .part to a hash."""
-        self.file.seek(0)
-        buffer = memoryview(bytearray(CHUNK_BYTES))
-        while size:
-            count = self.file.readinto(buffer[: min(size, CHUNK_BYTES)])
-            if not count:
-                raise LocalError("cannot read back %s" % printable(self.path))
-            hasher.update(buffer[:count])
-            size -= count
+    def _write_some(self, offset: int, data: memoryview) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self.file.fileno(), data, offset)
+        with self._place:
+            self.file.seek(offset)
+            return int(self.file.write(data))
 
-    def free_bytes(self) -> int | None:
-        """Free space where the bundle goes, or None where the system cannot tell."""
-        import shutil
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Fills `view` from `offset` on, as far as there are bytes; gives their number."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self.file.fileno(), [view], offset)
+        with self._place:
+            self.file.seek(offset)
+            return int(self.file.readinto(view))
 
-        try:
-            return shutil.disk_usage(os.path.dirname(self.path) or ".").free
-        except OSError:
-            return None
+    def digester(self) -> PartDigest:
+        """What computes the digest of .part from its start."""
+        return PartDigest(self)
 
     def sync(self) -> None:
         """Flushes .part to disk."""
@@ -3176,25 +3231,95 @@ class PartFile:
             self.discard()
 
 
-def lock_file(descriptor: int) -> bool:
-    """Takes the exclusive lock of an open file without waiting; False when another process has it."""
+class PartDigest:
+    """SHA-256 of a .part, in a thread of its own that follows the bytes: reading and hashing release the interpreter's
+    lock, as receiving does, so the digest is ready when the last byte is.
+
+    What was just written is read back from the page cache: bytes of an earlier invocation, of one connection
+    or of several, in order or not, all are hashed in the same way, once.
+    """
+
+    def __init__(self, part: PartFile) -> None:
+        import hashlib
+        import threading
+
+        self._part = part
+        self._hasher = hashlib.sha256()
+        self._news = threading.Condition()
+        self._limit = 0  # bytes that are there without a gap
+        self._at = 0  # bytes that were hashed
+        self._ended = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def advance(self, limit: int) -> None:
+        """The bytes before `limit` are there, and stay as they are."""
+        with self._news:
+            self._limit = limit
+            self._news.notify()
+
+    def hexdigest(self, tell: Callable[[int], None]) -> str:
+        """The digest of all the bytes that are there; `tell` hears now and then how many have been seen."""
+        with self._news:
+            self._ended = True
+            self._news.notify()
+        while self._thread.is_alive():
+            self._thread.join(FILL_SECONDS)
+            tell(self._at)
+        if self._error is not None:
+            raise local_error("read back", self._part.path, self._error)
+        return self._hasher.hexdigest()
+
+    def stop(self) -> None:
+        """Ends the thread before it has seen every byte."""
+        with self._news:
+            self._ended = True
+            self._limit = 0
+            self._news.notify()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        view = memoryview(bytearray(TAR_BUFFER_BYTES))
+        while True:
+            with self._news:
+                while self._at >= self._limit and not self._ended:
+                    self._news.wait()
+                left = self._limit - self._at
+            if left <= 0:
+                return
+            try:
+                count = self._part.read_at(self._at, view[:left])
+                if not count:
+                    raise OSError(0, "it is shorter than it was")
+            except OSError as error:
+                self._error = error
+                return
+            self._hasher.update(view[:count])
+            self._at += count
+
+
+def lock_file(descriptor: int) -> int | None:
+    """Takes the exclusive locks of an open file without waiting: how many kinds hold, or None when another has one."""
     import errno
 
     try:
         import fcntl
     except ImportError:
         return lock_file_windows(descriptor)
+    held = 0
     for lock in (fcntl.flock, fcntl.lockf):
         try:
             lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held += 1
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
-                return False
+                return None
             # A file system without this kind of lock: the other kind decides.
-    return True
+    return held
 
 
-def lock_file_windows(descriptor: int) -> bool:
+def lock_file_windows(descriptor: int) -> int | None:
     """The same on Windows (untried there): one byte far behind any bundle's end is locked."""
     import importlib
 
@@ -3204,8 +3329,8 @@ def lock_file_windows(descriptor: int) -> bool:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
     except OSError:
-        return False
-    return True
+        return None
+    return 1
 
 
 # ==================================================================================================
@@ -3739,6 +3864,7 @@ class Response:
         self._release = release
         self._socket = connection_socket
         self._chunks = ChunkDecoder()
+        self._fresh = True
 
     def set_timeout(self, seconds: float) -> None:
         """The longest silence from now on."""
@@ -3769,6 +3895,60 @@ class Response:
             return bytes(self.raw.read1(limit))
         except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
             raise transport_error(error, self.url) from None
+
+    def read_into(self, view: memoryview) -> int:
+        """As read_some, into the front of `view`: the number of bytes, 0 at the end."""
+        if self.raw.chunked or self._fresh:  # fresh: what came along with the head lies in a buffer
+            self._fresh = False
+            data = self.read_some(len(view))
+            view[: len(data)] = data
+            return len(data)
+        if self.raw.fp is None:
+            return 0
+        try:
+            count: int = self.raw.fp.readinto1(view if self.raw.length is None else view[: self.raw.length])
+        except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
+            raise transport_error(error, self.url) from None
+        if self.raw.length is not None:
+            self.raw.length -= count
+        return count
+
+    def fill(self, view: memoryview, clock: Clock) -> int:
+        """As read_into, until `view` is full or what is in it is FILL_SECONDS old: TLS gives 16 KiB at once."""
+        count = self.read_into(view)
+        started = clock.monotonic()
+        while 0 < count < len(view) and clock.monotonic() - started < FILL_SECONDS:
+            try:
+                more = self.read_into(view[count:])
+            except TransportError:
+                break  # what came before it counts; the next call meets it again
+            if not more:
+                break
+            count += more
+        return count
+
+    def tells_its_end(self) -> bool:
+        """True when a body that was cut short can be told from a whole one."""
+        return bool(self.raw.chunked) or self.raw.length is not None
+
+    def goes_on(self) -> bool:
+        """True when a body of unstated length has bytes behind those that were read."""
+        if self.raw.length is not None:
+            return False
+        try:
+            self.set_timeout(AFTERWORD_SECONDS)
+            return bool(self.read_some(1))
+        except TransportError:
+            return False
+
+    def abort(self) -> None:
+        """Ends the connection under a thread that may be reading from it."""
+        import socket
+
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # closed already
 
     def read_stream(self, limit: int) -> bytes:
         """As read_some, but a body that is cut short is a TransportError wherever HTTP can tell. The connection is
@@ -4426,10 +4606,10 @@ class Http:
 
     def _take(self, request: Request, timeout: float) -> tuple[Any, bool]:
         """(connection, True when it was used before)."""
-        idle = self._idle.get((request.url.origin, self.is_trusted(request)))
-        if not idle:
+        try:  # in one step: the connections of a download share what is idle
+            connection = self._idle[request.url.origin, self.is_trusted(request)].pop()
+        except LookupError:
             return self._connect(request, timeout), False
-        connection = idle.pop()
         connection.sock.settimeout(timeout)
         return connection, True
 
@@ -5637,39 +5817,8 @@ def outcome_text(run_id: str, status: str, run: Document) -> str:
 # ---- download ------------------------------------------------------------------------------------
 
 
-class HashThread:
-    """SHA-256 beside the transfer: hashing and receiving both release the interpreter's lock."""
-
-    def __init__(self) -> None:
-        import hashlib
-        import queue
-        import threading
-
-        self.hasher = hashlib.sha256()
-        self._queue: Any = queue.Queue(8)  # bounds memory: at most 8 pieces wait
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        while True:
-            data = self._queue.get()
-            if data is None:
-                return
-            self.hasher.update(data)
-
-    def update(self, data: bytes) -> None:
-        """Hands over bytes, which must not change any more."""
-        self._queue.put(data)
-
-    def hexdigest(self) -> str:
-        """Ends the thread; the digest of all that was handed over."""
-        self._queue.put(None)
-        self._thread.join()
-        return self.hasher.hexdigest()
-
-
 class StreamSink:
-    """`--output -`: bytes leave at once, so nothing can start again once some have left."""
+    """`--output -`: bytes leave at once, so nothing can start again once some have left. Hashes them as they go."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -5678,18 +5827,37 @@ class StreamSink:
     def truncate(self, size: int) -> None:
         """Only to where the stream stands."""
         if size != self.written:
-            raise NetworkError(
-                "the transfer would have to start again, and part of it has gone to standard output",
-                hint="use --output FILE",
-            )
+            reason = "the transfer would have to start again, and part of it has gone to standard output"
+            raise NetworkError(reason, hint="use --output FILE")
 
-    def write(self, data: memoryview) -> None:
+    def write_at(self, _: int, data: memoryview) -> None:
         """Passes bytes on."""
         self.console.write_bytes(data)
+        self.hasher.update(data)
         self.written += len(data)
 
     def write_sidecar(self, facts: Document) -> None:
         """A stream has no sidecar."""
+
+    def sync(self) -> None:
+        """A stream is not flushed to disk."""
+
+    def digester(self) -> StreamSink:
+        """What computes the digest, from the start: this sink itself."""
+        import hashlib
+
+        self.hasher = hashlib.sha256()
+        return self
+
+    def advance(self, limit: int) -> None:
+        """Nothing follows: the bytes were hashed when they passed."""
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def hexdigest(self, _: Callable[[int], None]) -> str:
+        """The digest of what has passed."""
+        return str(self.hasher.hexdigest())
 
 
 class TransferView:
@@ -5701,14 +5869,16 @@ class TransferView:
         self.name = printable(name)
         self.marks: list[tuple[float, int]] = []  # (time, bytes) of the last seconds
         self.drawn = self.lined = app.clock.monotonic()
-        self.step = 0
+        self.step = -1
 
-    def show(self, done: int, total: int | None) -> None:
-        """`done` of `total` bytes are there."""
+    def show(self, done: int, total: int | None, doing: str = "") -> None:
+        """`done` of `total` bytes are there, or have been checked."""
         now = self.clock.monotonic()
         if now - self.drawn < 0.1:
             return
         self.drawn = now
+        if self.marks and done < self.marks[-1][1]:
+            self.marks = []  # started again
         self.marks = [*[mark for mark in self.marks if now - mark[0] < 5][-50:], (now, done)]
         (start, first) = self.marks[0]
         rate = (done - first) / (now - start) if now - start >= 0.5 else 0.0
@@ -5717,36 +5887,64 @@ class TransferView:
         speed = size_text(rate) + "/s" if rate > 0 else ""
         left = duration_text((total - done) / rate) + " left" if total and rate > 0 else ""
         parts = ["%.0f %%" % percent if percent is not None else "", size, speed, left]
-        text = "  ".join(part for part in parts if part)
+        text = doing + "  ".join(part for part in parts if part)
+        step = int((percent or 0) // 10)
         if self.console.bars:
             width = min(self.console.columns() - len(text) - 3, 40)
-            self.console.draw_bar(
-                (bar_text(percent, width, self.console.unicode()) + "  " if width >= 8 else "") + text
-            )
-        elif int((percent or 0) // 10) > self.step or now - self.lined >= 30:
-            self.step, self.lined = int((percent or 0) // 10), now
+            bar = bar_text(percent, width, self.console.unicode()) + "  " if width >= 8 else ""
+            self.console.draw_bar(bar + text)
+        elif (step > self.step and self.step >= 0) or now - self.lined >= 30:
+            self.lined = now
             self.console.err("%s: %s" % (self.name, text))
+        self.step = step
 
 
-class Download:
-    """One bundle, from its sources to its file (contract 4, `download`)."""
+class Piece:
+    """What one connection fetches: `at` is the next byte to come, `end` the byte after the last (None: not known)."""
 
-    def __init__(self, app: App, run: Document, target: str) -> None:
+    __slots__ = ("at", "end", "taken")
+
+    def __init__(self, at: int, end: int | None) -> None:
+        self.at = at
+        self.end = end
+        self.taken = False
+
+    def is_done(self) -> bool:
+        """True when every byte is there."""
+        return self.end is not None and self.at >= self.end
+
+
+class OddAnswerError(TransportError):
+    """An answer, fine for itself, that does not fit the pieces of several connections."""
+
+
+class Transfer:
+    """One bundle, from its sources to a sink (contract 4, `download`).
+
+    `pieces`: what is not there yet, in order; one that is whole is taken out. With one connection there is
+    one piece, the rest of the bundle, and .part is a prefix of it.
+    """
+
+    def __init__(self, app: App, run: Document, sink: Any, name: str, connections: int = 1) -> None:
+        import threading
+
         self.app = app
+        self.http = app.http
         self.run = run
         self.run_id = as_text(run.get("runId"))
-        self.target = target
+        self.sink = sink
         bundle = as_dict(run.get("bundle"))
         size = bundle.get("size")
-        known = size if type(size) is int and size >= 0 else None
-        self.expected = Expected(known, parse_digest(bundle.get("sha256")))
-        self.stated_size = known
-        self.offset = 0
+        self.stated = Expected(size if type(size) is int and size >= 0 else None, parse_digest(bundle.get("sha256")))
+        self.expected = Expected(self.stated.size, self.stated.sha256)
+        self.connections = connections
+        self.pieces: list[Piece] = []
         self.answers = 0  # how many answers the bytes were put together from
-        self.hash = HashThread()
-        self.sink: Any = None
+        self.attempts = 0
         self.source = ""
-        self.view = TransferView(app, os.path.basename(target))
+        self.view = TransferView(app, name)
+        self.lock = threading.RLock()  # for `pieces`, and for writing: whoever stops a connection knows that it stopped
+        self.digest: Any = sink.digester()
 
     def sources(self) -> list[tuple[str, Url]]:
         """(name, URL): the object store where one is configured and used, then the gateway."""
@@ -5759,117 +5957,348 @@ class Download:
                 found.append(("object store", object_url(self.app.config, segments)))
         return [*found, ("gateway", self.app.gateway.link(self.run, "download"))]
 
-    def fetch_into(self, part: PartFile, offset: int) -> str:
-        """Fills .part from `offset` on; gives the SHA-256 of the whole."""
-        self.sink = part
-        self.start_at(offset, part.hash_into)
-        return self.fetch(part)
-
-    def fetch(self, sink: Any) -> str:
-        """Fills the sink with the rest of the bundle; gives the SHA-256 of the whole."""
-        self.sink = sink
+    def fetch(self, spans: Sequence[Span] = ()) -> str:
+        """Fills the sink with what is missing beside `spans`; gives the SHA-256 of the whole."""
         sources = self.sources()
+        if spans:
+            self.begin(spans)
+        else:
+            self.restart()
         for index, (name, url) in enumerate(sources):
-            if name != self.source:
+            if name != self.source and not self.stated.sha256:
+                self.restart()  # nothing says that this source has the same bytes
+            elif name != self.source:
                 self.expected.etag = ""  # an entity tag means something to the server that gave it only
             self.source = name
             try:
                 self._from(url)
-                return self.hash.hexdigest()
+                return str(self.digest.hexdigest(lambda done: self.view.show(done, self.expected.size, "checking ")))
             except StellaError as error:
                 if index + 1 == len(sources) or isinstance(error, (LocalError, VerificationError, ConfigError)):
                     raise
                 self.app.console.warn("the %s failed (%s); going on with the gateway" % (name, error.message))
         raise NetworkError("the run has no source for its bundle")
 
-    def start_at(self, offset: int, feed: Callable[[Any, int], None] | None = None) -> None:
-        """Goes on (or starts again) at `offset`; `feed` hashes the bytes before it."""
-        self.hash.hexdigest()
-        self.hash = HashThread()
-        if offset and feed is not None:
-            feed(self.hash.hasher, offset)
-        self.offset, self.answers = offset, 1 if offset else 0
-        self.sink.truncate(offset)
+    def begin(self, spans: Sequence[Span]) -> None:
+        """Takes `spans` for given, which the sink has, and plans what is missing."""
+        size, parallel = self.expected.size, self.wants_pieces()
+        if not parallel and spans:  # only a prefix is of use
+            spans = spans[:1] if spans[0][0] == 0 else []
+        front = spans[0][1] if spans and spans[0][0] == 0 else 0
+        self.digest.stop()
+        self.sink.truncate(spans[-1][1] if spans else 0)
+        if parallel and size is not None:
+            piece_bytes = min(max(PIECE_BYTES, size // PIECES), MAX_PIECE_BYTES)
+            self.pieces = [Piece(*span) for span in cut_pieces(find_gaps(spans, size), piece_bytes)]
+        elif size is None or front < size or not (front and self.expected.sha256):
+            self.pieces = [Piece(front, size)]
+        else:
+            self.pieces = []  # every byte is here, and the digest will tell whether they are right
+        self.answers = 1 if spans else 0
+        self.digest = self.sink.digester()
+        self.digest.advance(front)
+
+    def restart(self) -> None:
+        """From zero, knowing no more than what the run says."""
+        self.expected = Expected(self.stated.size, self.stated.sha256)
+        self.begin([])
+
+    def wants_pieces(self) -> bool:
+        """True when several connections may fetch this bundle."""
+        return self.connections > 1 and self.stated.size is not None and self.stated.size >= PARALLEL_BYTES
+
+    def done_bytes(self) -> int:
+        """Bytes that are there."""
+        if not self.pieces or self.expected.size is None:
+            return self.pieces[0].at if self.pieces else self.expected.size or 0
+        return self.expected.size - sum((piece.end or self.expected.size) - piece.at for piece in self.pieces)
 
     def _from(self, url: Url) -> None:
         """All attempts at one source. An attempt that brought a good piece starts the count again: a
         link that breaks every minute must not end a transfer of hours.
         """
         failures = 0
-        while True:
-            before, at_least = self.offset, 0.0
+        while self.pieces:
+            before, at_least = self.done_bytes(), 0.0
             if before and not (self.expected.sha256 or is_strong(self.expected.etag)):
-                self.start_at(0)  # nothing could tell that the rest belongs to what is here
+                self.restart()  # nothing could tell that the rest belongs to what is here
             try:
-                if self._attempt(url):
-                    return
-                reason = "the transfer starts again"
+                self._attempt(url)
+                continue
             except TransportError as error:
                 reason, at_least = error.message, error.retry_after
-            failures = 1 if self.offset - before >= CHUNK_BYTES else failures + 1
+            failures = 1 if self.done_bytes() - before >= CHUNK_BYTES else failures + 1
             if failures > self.app.config.retries:
                 raise NetworkError("the download of run %s is incomplete: %s" % (self.run_id, reason))
-            self.app.http.pause(self.app.http.backoff(failures, at_least))
+            self.http.pause(self.http.backoff(failures, at_least))
 
-    def _attempt(self, url: Url) -> bool:
-        """One request; True when every byte is here. TransportError when it broke off."""
-        http = self.app.http
-        headers = {"Accept": "*/*", **range_headers(self.offset, self.expected.etag)}
-        request = Request("GET", url, headers, anonymous=self.source != "gateway")
-        response = http.exchange(request, self.answers + 1)
+    def _attempt(self, url: Url) -> None:
+        """One request and what follows from its answer; TransportError when it broke off."""
+        piece, parallel = self.pieces[0], self.wants_pieces()
+        response = self.open(url, piece.at, piece.end if parallel else None)
         try:
-            if response.status not in (200, 206, 416):
-                failure, again = read_failure(response)
-                if not again:
-                    raise failure
-                passing = TransportError(failure.message)
-                passing.retry_after = http.retry_after(response.headers)
-                raise passing
-            plan = decide_answer(self.offset, self.expected, response.status, response.headers)
+            plan = self._plan(response, piece, parallel)
             if plan.action == "finish":
-                return True
+                self.pieces.clear()
+                return
+            if plan.action == "restart":
+                self.connections = 1
+                self.restart()
             if plan.action != "take":
-                self.expected.etag = "" if plan.action == "restart" else self.expected.etag
-                self.start_at(0)
                 raise TransportError(plan.reason)
-            return self._take(response, plan)
+            if parallel and response.status == 206 and is_strong(self.expected.etag):
+                self._learn(plan, pieces=True)
+                SideBySide(self, url).run(piece, response)
+                return
+            self.take_one(plan.start)
+            self._learn(plan)
+            self._receive_rest(response, plan)
         finally:
-            response.close()
+            response.close(reuse=True)
 
-    def _take(self, response: Response, plan: Plan) -> bool:
-        """The body of an answer that fits; True when it completed the bundle."""
-        if plan.start != self.offset:
-            self.start_at(plan.start)
-        self._learn(response, plan)
-        end = plan.start + plan.length if plan.length is not None else self.expected.size
-        while end is None or self.offset < end:
-            data = response.read_some(CHUNK_BYTES // 4)
-            if not data:
-                break
-            if end is not None and self.offset + len(data) > end:
-                self.start_at(0)
-                raise TransportError("the server sent more than the bundle's %d bytes" % end)
-            self.sink.write(memoryview(data))
-            self.hash.update(data)
-            self.offset += len(data)
-            self.view.show(self.offset, self.expected.size)
-        if end is not None and self.offset < end:
-            raise TransportError(
-                "the transfer broke off after %d of %d bytes" % (self.offset, self.expected.size or end)
-            )
-        return self.expected.size is None or self.offset >= self.expected.size
+    def open(self, url: Url, start: int, end: int | None) -> Response:
+        """An answer of status 200, 206 or 416 to one request; else the error that it stands for."""
+        self.attempts += 1
+        headers = {"Accept": "*/*", **range_headers(start, end, self.expected.etag)}
+        request = Request("GET", url, headers, anonymous=self.source != "gateway")
+        response = self.http.exchange(request, self.attempts)
+        if response.status in (200, 206, 416):
+            return response
+        failure, again = read_failure(response)
+        # A presigned URL that has expired meanwhile: the gateway gives another one.
+        expired = self.answers and 400 <= response.status < 500 and response.url.origin != url.origin
+        if not again and not expired:
+            raise failure
+        passing = TransportError(failure.message)
+        passing.retry_after = self.http.retry_after(response.headers)
+        raise passing
 
-    def _learn(self, response: Response, plan: Plan) -> None:
-        """Size, ETag and digest from the head of an answer; the sidecar is on disk before the first byte."""
-        etag = response.headers.get("etag", "")
+    def _plan(self, response: Response, piece: Piece, parallel: bool) -> Plan:
+        """decide_answer, and what the head says of ETag and digest."""
+        end = piece.end if parallel else None
+        plan = decide_answer(piece.at, end, self.expected, response.status, response.headers)
+        if plan.action != "take":
+            return plan
+        etag, sha256 = response.headers.get("etag", ""), header_digest(response.headers)
         self.expected.etag = etag if is_strong(etag) else self.expected.etag if plan.start else ""
-        if self.expected.size is None or (self.stated_size is None and plan.start == 0):
-            self.expected.size = plan.total
-        if not self.expected.sha256:
-            self.expected.sha256 = header_digest(response.headers)
+        if not self.stated.sha256 and sha256 != self.expected.sha256:
+            if plan.start and sha256 and self.expected.sha256:
+                return Plan("restart", "the bundle's digest changed")
+            self.expected.sha256 = sha256 or (self.expected.sha256 if plan.start else "")
+        return plan
+
+    def take_one(self, start: int | None = None) -> None:
+        """Goes on with one connection, at `start` or where the first gap begins: what lies behind that is given up."""
+        self.connections = 1
+        front = self.pieces[0].at
+        if start not in (None, front):
+            self.begin([])
+        elif len(self.pieces) > 1 or self.pieces[0].end != self.expected.size:
+            self.begin([(0, front)] if front else [])
+
+    def _learn(self, plan: Plan, pieces: bool = False) -> None:
+        """The size from the head of an answer; the sidecar is on disk before the first byte."""
+        if self.expected.size is None or (self.stated.size is None and plan.start == 0):
+            self.expected.size = self.pieces[0].end = plan.total
         self.answers += 1
+        self.record(pieces)
+
+    def record(self, pieces: bool) -> None:
+        """Writes the sidecar: what a later --resume has to know."""
         facts = {"version": 1, "runId": self.run_id, "source": self.source, "size": self.expected.size}
-        self.sink.write_sidecar({**facts, "etag": self.expected.etag, "sha256": self.expected.sha256})
+        facts.update(etag=self.expected.etag, sha256=self.expected.sha256)
+        if pieces and self.expected.size is not None:
+            with self.lock:
+                missing = [(piece.at, piece.end or self.expected.size) for piece in self.pieces]
+            self.sink.sync()  # before the sidecar says that it is there
+            facts["done"] = find_gaps(missing, self.expected.size)
+        self.sink.write_sidecar(facts)
+
+    def _receive_rest(self, response: Response, plan: Plan) -> None:
+        """The body of an answer that fits, with one connection."""
+        piece = self.pieces[0]
+        self.receive(response, piece, plan, lambda: self.view.show(piece.at, self.expected.size))
+        if piece.end is None and response.status == 200:  # the end of the body is the end of the bundle
+            if not response.tells_its_end() and not self.expected.sha256:
+                raise ProtocolError(
+                    "the server gives neither length nor digest: nobody can tell a whole bundle from a cut one"
+                )
+            piece.end = piece.at
+        if not piece.is_done():
+            return  # a slice: the next request goes on behind it
+        if not self.expected.sha256 and response.goes_on():
+            self.restart()
+            raise TransportError("the server sent more than the bundle's %s bytes" % piece.end)
+        self.pieces.clear()
+
+    def receive(self, response: Response, piece: Piece, plan: Plan, tell: Callable[[], None]) -> None:
+        """A body into its place, `tell` being called before each write; TransportError when it is cut short."""
+        stop = plan.start + plan.length if plan.length is not None else piece.end
+        view = memoryview(bytearray(CHUNK_BYTES))
+        while stop is None or piece.at < stop:
+            count = response.fill(view if stop is None else view[: stop - piece.at], self.app.clock)
+            if not count:
+                break
+            with self.lock:
+                stop = piece.end if stop is None or (piece.end is not None and piece.end < stop) else stop
+                data = view[:count] if stop is None else view[: min(count, stop - piece.at)]
+                tell()
+                self.sink.write_at(piece.at, data)
+                piece.at += len(data)
+                self.digest.advance(self.pieces[0].at)
+        if stop is not None and piece.at < stop:
+            size = self.expected.size or stop
+            raise TransportError("the transfer broke off after %d of %d bytes" % (self.done_bytes(), size))
+
+
+class SideBySide:
+    """Several connections, each fetching pieces of one bundle into their places.
+
+    One that fails more than --retries times in a row leaves its piece to the others. An answer that does not
+    fit ends them all: the transfer goes on with one connection.
+    """
+
+    def __init__(self, transfer: Transfer, url: Url) -> None:
+        import threading
+
+        self.transfer = transfer
+        self.url = url
+        self.news = threading.Condition(transfer.lock)
+        self.stopping = False
+        self.workers: list[Any] = []
+        self.open: list[Response] = []
+        self.trouble: Exception | None = None  # of the last connection that gave up
+        self.odd: StellaError | None = None  # what did not fit
+
+    def run(self, piece: Piece, response: Response) -> None:
+        """To the end of every piece, `response` being the answer for the first; TransportError when they gave up."""
+        import threading
+
+        piece.taken = True
+        transfer = self.transfer
+        count = min(transfer.connections, len(transfer.pieces))
+        firsts: list[tuple[Any, ...]] = [(piece, response, piece.end), *[(None, None, None)] * (count - 1)]
+        try:
+            for first in firsts:
+                self.workers.append(threading.Thread(target=self._work, args=first, daemon=True))
+                self.workers[-1].start()
+            self._attend()
+        finally:
+            self.stop()
+            transfer.record(pieces=bool(transfer.pieces))
+        if self.odd is not None and transfer.pieces:
+            transfer.app.console.warn("going on with one connection: %s" % self.odd.message)
+            transfer.take_one()
+        elif transfer.pieces:
+            raise self.trouble or NetworkError("the connections ended early")
+
+    def _attend(self) -> None:
+        """Shows progress and keeps the sidecar up to date while the connections are at work."""
+        transfer, clock = self.transfer, self.transfer.app.clock
+        due = 0.0
+        while any(worker.is_alive() for worker in self.workers) and not self.stopping:
+            with self.news:
+                self.news.wait(FILL_SECONDS)
+                done = transfer.done_bytes()
+            transfer.view.show(done, transfer.expected.size)
+            started = clock.monotonic()
+            if started >= due:
+                transfer.record(pieces=True)
+                due = clock.monotonic() + RECORD_SHARE * (clock.monotonic() - started)
+
+    def stop(self) -> None:
+        """No byte is written after this; connections that hang end by themselves."""
+        with self.news:
+            self.stopping = True
+            for response in self.open:
+                response.abort()
+        for worker in self.workers:
+            worker.join(FILL_SECONDS)
+
+    def _work(self, piece: Piece | None, response: Response | None, end: int | None) -> None:
+        """One connection's life, in a thread of its own."""
+        failures = 0
+        try:
+            piece = piece or self._next_piece()
+            while piece is not None:
+                before = piece.at
+                try:
+                    self._fetch(piece, response, end)
+                    failures = 0
+                except TransportError as error:
+                    if isinstance(error, OddAnswerError) or self.stopping:
+                        raise
+                    failures = 1 if piece.at - before >= CHUNK_BYTES else failures + 1
+                    if failures > self.transfer.app.config.retries:
+                        self.trouble = error
+                        return
+                    self.transfer.http.pause(self.transfer.http.backoff(failures, error.retry_after))
+                response = None
+                piece = piece if not piece.is_done() else self._next_piece()
+        except StellaError as error:
+            self._give_up(error)
+        except Exception as error:  # noqa: BLE001 - a fault of stella's own, raised again in the main thread
+            self.trouble = error
+            self._give_up(None)
+        finally:
+            with self.news:
+                if piece is not None:
+                    piece.taken = False
+                self.news.notify()
+
+    def _give_up(self, error: StellaError | None) -> None:
+        """One connection ends all, unless they were being ended anyway."""
+        with self.news:
+            if not self.stopping:
+                self.odd = None if isinstance(error, LocalError) else error
+                self.trouble = error if isinstance(error, LocalError) else self.trouble
+                self.stopping = True
+                for response in self.open:
+                    response.abort()
+
+    def _next_piece(self) -> Piece | None:
+        """The first piece that nobody fetches; at the end half of the longest rest that somebody does."""
+        with self.news:
+            pieces = self.transfer.pieces
+            if self.stopping or not pieces:
+                return None
+            free = next((piece for piece in pieces if not piece.taken), None)
+            if free is None:
+                longest = max(pieces, key=lambda piece: (piece.end or 0) - piece.at)
+                middle = (longest.at + (longest.end or 0)) // 2
+                if (longest.end or 0) - middle < SPLIT_BYTES:
+                    return None
+                free = Piece(middle, longest.end)
+                longest.end = middle
+                pieces.insert(pieces.index(longest) + 1, free)
+            free.taken = True
+            return free
+
+    def _fetch(self, piece: Piece, response: Response | None, end: int | None) -> None:
+        """The rest of one piece, or as much of it as one answer holds; `response`: the one to a request up to `end`."""
+        transfer = self.transfer
+        if response is None:
+            end = piece.end  # another connection may take a part of it before the answer comes
+            response = transfer.open(self.url, piece.at, end)
+        with self.news:
+            self.open.append(response)
+        try:
+            plan = decide_answer(piece.at, end, transfer.expected, response.status, response.headers)
+            if plan.action != "take" or plan.start != piece.at or response.status != 206:
+                raise OddAnswerError(plan.reason or "the server sent the whole bundle for a piece of it")
+            transfer.receive(response, piece, plan, self._check_running)
+        finally:
+            with self.news:
+                self.open.remove(response)
+                if piece.is_done() and piece in transfer.pieces:
+                    transfer.pieces.remove(piece)
+                    transfer.digest.advance(transfer.pieces[0].at if transfer.pieces else transfer.expected.size or 0)
+            response.close(reuse=True)
+
+    def _check_running(self) -> None:
+        """Ends a connection whose bytes are no longer wanted."""
+        if self.stopping:
+            raise TransportError("the transfer was stopped")
 
 
 def header_digest(headers: Mapping[str, str]) -> str:
@@ -5894,95 +6323,138 @@ def object_url(config: Config, segments: Sequence[str]) -> Url:
     return Url(endpoint.scheme, endpoint.host, endpoint.port, target)
 
 
-def require_bundle(run: Document, run_id: str) -> None:
-    """An error that fits when the run has no bundle to give."""
-    status = as_text(run.get("status"))
+def fetch_finished_run(app: App, run_id: str) -> Document:
+    """A run that has a bundle to give; else an error that fits."""
+    run = app.gateway.fetch_run(run_id)
+    run.setdefault("runId", run_id)
     if isinstance(run.get("bundle"), dict):
-        return
+        return run
+    status = as_text(run.get("status"))
     raise_for_status(run_id, status, run)
     if status in ACTIVE_STATUSES:
-        hint = "wait for it with: stella export run watch %s" % run_id
-        raise MissingError("run %s is %s and has no bundle yet" % (run_id, status), hint=hint)
+        hint = "wait for it with: stella export run watch %s" % shell_word(run_id)
+        raise MissingError("run %s is %s and has no bundle yet" % (printable(run_id), status), hint=hint)
+    raise ProtocolError("the gateway's answer about run %s describes no bundle" % printable(run_id))
 
 
-def download_bundle(app: App, run: Document, target: str, resume: bool, resume_command: str) -> Document:
-    """Downloads a run's bundle to `target`; gives the facts of what is there now.
+def check_run_registries(app: App, run: Document, offline: bool) -> None:
+    """VerificationError when a registry does not hold what the run's oci descriptors say."""
+    check = check_registries(app, as_list(run.get("distribution")), offline)
+    if check.status == "fail":
+        message = "the registry does not hold what the run describes"
+        raise VerificationError(message, [check.detail], "--offline skips this check")
+
+
+def download_bundle(app: App, run: Document, target: str, resume: bool, connections: int, command: str) -> Document:
+    """Downloads a run's bundle to `target`; gives the facts of what is there now. `command` goes on after a failure.
 
     Exit 21 leaves .part and says how to go on; a wrong digest (20) leaves nothing.
     """
-    run_id = as_text(run.get("runId"))
     started = app.clock.monotonic()
-    work = Download(app, run, target)
-    if work.expected.sha256 and os.path.isfile(target):
+    transfer: Transfer | None = None
+    digest = parse_digest(as_dict(run.get("bundle")).get("sha256"))
+    if digest and os.path.isfile(target):
         size, sha256 = file_facts(target)
-        if sha256 == work.expected.sha256:
-            return download_report(work, size, sha256, "already complete", app.clock.monotonic() - started)
+        if sha256 == digest:
+            return download_report(run, target, size, sha256, "already complete", "", app.clock.monotonic() - started)
     part = PartFile(target)
     try:
-        offset = prepare_part(app, work, part, resume)
-        sha256 = work.fetch_into(part, offset)
-        if work.expected.sha256 and sha256 != work.expected.sha256 and work.answers > 1:
-            app.console.warn(
-                "the bundle put together from several answers has the wrong digest; starting again from zero"
-            )
-            sha256 = work.fetch_into(part, 0)
-        if work.expected.sha256 and sha256 != work.expected.sha256:
+        if part.unlocked:
+            app.console.warn("the file system of %s knows no locks: let no other process download to it" % part.target)
+        transfer = Transfer(app, run, part, os.path.basename(target), connections)
+        sha256 = fetch_right_bytes(app, transfer, prepare_part(app, transfer, part, resume))
+        if transfer.expected.sha256 and sha256 != transfer.expected.sha256:
             part.discard()
-            fault = "expected sha256:%s, got sha256:%s" % (work.expected.sha256, sha256)
-            raise VerificationError(
-                "the bundle of run %s has the wrong digest" % run_id,
-                [fault],
-                "nothing was left at %s" % printable(target),
-            )
-        if not work.expected.sha256:
-            app.console.warn("no digest of the bundle is known; only its length was checked")
+            raise wrong_digest(transfer, sha256, "nothing was written to %s" % printable(target))
+        size = part.size()
         part.finish()
-    except NetworkError as error:
-        error.hint = "%s are in %s; go on with: %s" % (size_text(part.size()), printable(part.path), resume_command)
+    except (NetworkError, LocalError, Interrupted) as error:
+        if not part.file.closed:
+            say_how_to_go_on(app, error, part, transfer, command)
         raise
     finally:
         app.console.clear_bar()
-        work.hash.hexdigest()  # ends its thread
+        if transfer is not None:
+            transfer.digest.stop()
         part.keep()
-    return download_report(work, work.offset, sha256, "downloaded", app.clock.monotonic() - started)
+    source = transfer.source
+    return download_report(run, target, size, sha256, "downloaded", source, app.clock.monotonic() - started)
 
 
-def prepare_part(app: App, work: Download, part: PartFile, resume: bool) -> int:
-    """Where the transfer starts, given what lies in .part; checks that the disk has room for the rest."""
-    offset, reason = (0, "")
+def fetch_right_bytes(app: App, transfer: Transfer, spans: Sequence[Span]) -> str:
+    """The digest of what was fetched; bytes of several answers that do not fit together are fetched once more."""
+    sha256 = transfer.fetch(spans)
+    if transfer.expected.sha256 and sha256 != transfer.expected.sha256 and transfer.answers > 1:
+        fault = "the bundle put together from several answers has the wrong digest; starting again from zero"
+        app.console.warn(fault)
+        transfer.connections = 1
+        sha256 = transfer.fetch()
+    if not transfer.expected.sha256:
+        app.console.warn("no digest of the bundle is known; only its length was checked")
+    return sha256
+
+
+def wrong_digest(transfer: Transfer, sha256: str, hint: str) -> VerificationError:
+    """The error that keeps wrong bytes from getting a name."""
+    fault = "expected sha256:%s, got sha256:%s" % (transfer.expected.sha256, sha256)
+    return VerificationError("the bundle of run %s has the wrong digest" % printable(transfer.run_id), [fault], hint)
+
+
+def say_how_to_go_on(
+    app: App, error: StellaError | Interrupted, part: PartFile, transfer: Transfer | None, command: str
+) -> None:
+    """What is there, and the command that goes on, beside an error or after Ctrl-C."""
+    done = transfer.done_bytes() if transfer is not None and part.size() else part.size()
+    text = "%s are in %s; go on with: %s" % (size_text(done), printable(part.path), command)
+    if not done:
+        text = "nothing has arrived; try again with: %s" % command
+    if isinstance(error, StellaError):
+        error.hint = text
+    else:
+        app.console.err("stella: " + text)
+
+
+def prepare_part(app: App, transfer: Transfer, part: PartFile, resume: bool) -> list[Span]:
+    """What of .part can be kept; checks that the disk has room for the rest."""
+    spans: list[Span] = []
+    expected = transfer.expected
     if resume:
-        offset, reason = decide_offset(part.size(), part.read_sidecar(), work.expected)
+        sidecar = part.read_sidecar()
+        spans, reason = decide_resume(part.size(), sidecar, expected)
         if reason:
             app.console.warn("starting again from zero: %s" % reason.replace("it ", "%s " % part.path, 1))
-        if offset:
-            sidecar = part.read_sidecar() or {}
-            work.expected.etag = as_text(sidecar.get("etag"))
-            work.source = as_text(sidecar.get("source"))
-            work.expected.sha256 = work.expected.sha256 or parse_digest(sidecar.get("sha256"))
-    free = part.free_bytes()
-    if work.expected.size is not None and free is not None and work.expected.size - part.size() > free:
-        needed = size_text(work.expected.size - part.size())
-        raise LocalError(
-            "the bundle needs %s more and %s has %s free"
-            % (needed, printable(os.path.dirname(part.path)), size_text(free))
-        )
-    return offset
+        if spans and sidecar is not None:
+            expected.etag = as_text(sidecar.get("etag"))
+            expected.sha256 = expected.sha256 or parse_digest(sidecar.get("sha256"))
+            transfer.source = as_text(sidecar.get("source"))
+    if not spans:
+        part.truncate(0)
+    folder = os.path.dirname(part.path)
+    try:
+        needed, free = part.missing_bytes(expected.size or 0), free_bytes(folder)
+    except OSError:
+        return spans  # a system that cannot tell: it will say so when it is full
+    if needed > free:
+        texts = (size_text(needed), printable(folder), size_text(free))
+        raise LocalError("the bundle needs %s more and %s has %s free" % texts)
+    return spans
 
 
-def download_report(work: Download, size: int, sha256: str, how: str, seconds: float) -> Document:
+def download_report(
+    run: Document, target: str, size: int, sha256: str, how: str, source: str, seconds: float
+) -> Document:
     """The facts of a finished download."""
-    facts = {"runId": work.run_id, "path": work.target, "size": size, "sha256": sha256, "status": how}
-    return {**facts, "source": work.source or None, "seconds": round(seconds, 3)}
+    facts = {"runId": run.get("runId"), "path": target, "size": size, "sha256": sha256, "status": how}
+    return {**facts, "source": source or None, "seconds": round(seconds, 3)}
 
 
 def stream_bundle(app: App, run: Document) -> None:
     """`download --output -`: the bundle to standard output; VerificationError when its digest was wrong."""
-    work = Download(app, run, "-")
-    sha256 = work.fetch(StreamSink(app.console))
-    if work.expected.sha256 and sha256 != work.expected.sha256:
-        fault = "expected sha256:%s, got sha256:%s" % (work.expected.sha256, sha256)
-        raise VerificationError("what went to standard output has the wrong digest", [fault], "throw it away")
-    if not work.expected.sha256:
+    transfer = Transfer(app, run, StreamSink(app.console), "-")
+    sha256 = transfer.fetch()
+    if transfer.expected.sha256 and sha256 != transfer.expected.sha256:
+        raise wrong_digest(transfer, sha256, "throw away what went to standard output")
+    if not transfer.expected.sha256:
         app.console.warn("no digest of the bundle is known; only its length was checked")
 
 
@@ -6864,24 +7336,17 @@ RUN_CANCEL = Command(
 
 def cmd_download(app: App, args: Any) -> int:
     """GET /api/export/runs/{id}/download"""
-    import shlex
-
-    run = app.gateway.fetch_run(args.run_id)
-    require_bundle(run, args.run_id)
-    run.setdefault("runId", args.run_id)
-    check = check_registries(app, as_list(run.get("distribution")), args.offline)
-    if check.status == "fail":
-        raise VerificationError(
-            "the registry does not hold what the run describes", [check.detail], "--offline skips this check"
-        )
+    check_connections(args)
+    run = fetch_finished_run(app, args.run_id)
+    check_run_registries(app, run, args.offline)
     if args.output == "-":
         stream_bundle(app, run)
         return EXIT_OK
-    target = args.output or safe_name(as_dict(run.get("bundle")).get("name"))
+    target = args.output or safe_name(run["bundle"].get("name"))
     if not target:
-        raise UsageError("the run names no bundle; say where it goes with --output FILE")
-    command = "stella export download %s --output %s --resume" % (shlex.quote(args.run_id), shlex.quote(target))
-    report = download_bundle(app, run, target, args.resume, command)
+        raise UsageError("the run does not name its bundle; say where it goes with --output FILE")
+    command = "stella export download %s --output %s --resume" % (shell_word(args.run_id), shell_word(target))
+    report = download_bundle(app, run, target, args.resume, args.connections, command)
     app.show(report, lambda: view_lines([
         ("Bundle", report["path"]), ("Size", size_text(report["size"])), ("SHA-256", report["sha256"]),
         ("Status", report["status"]), ("Source", report["source"] or ""), ("Time", "%.1f s" % report["seconds"]),
@@ -6889,12 +7354,20 @@ def cmd_download(app: App, args: Any) -> int:
     return EXIT_OK
 
 
+def check_connections(args: Any) -> None:
+    """--connections N, 1 to 16."""
+    args.connections = CONNECTIONS if args.connections is None else args.connections
+    if not 1 <= args.connections <= MAX_CONNECTIONS:
+        raise UsageError("--connections takes a number from 1 to %d" % MAX_CONNECTIONS)
+
+
+PARALLEL = Arg("--connections", "fetch a bundle of 64 MiB or more by up to N at once (default 4)", "N", "integer")
 DOWNLOAD = Command(
     "export download", "Download a run's bundle; only the whole, right file gets its name.", cmd_download,
     (
         RUN,
         Arg("--resume", "go on with the .part file of an earlier invocation", kind="flag"),
-        OFFLINE,
+        PARALLEL, OFFLINE,
     ),
     ("stella export download run-20251029-01 --output out/exports/run-20251029-01.tar.zst --resume",),
     exits(EXIT_RUN_FAILED, EXIT_VERIFICATION), "export:download",
