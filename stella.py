@@ -6467,17 +6467,13 @@ KIT_NAMES = (MANIFEST_NAME, PROVENANCE_NAME, MANIFEST_NAME + ".sig", PROVENANCE_
 class Evidence:
     """The files of one verification, as bytes read once, and what they say.
 
+    kit: a folder with all of them, or ""; named: paths that come before it, in the order of KIT_NAMES.
     `manifest`, `provenance`: bytes; `signatures`: of both, None where the default name is not there;
     `documents`: parsed, None where not readable, with the reason in `faults`; `files`: what was read.
     """
 
-    def __init__(self, args: Any) -> None:
-        self.kit: str = args.kit or ""
-        named = (args.manifest, args.provenance, args.manifest_signature, args.provenance_signature)
-        if not self.kit and not (args.manifest and args.provenance):
-            raise UsageError(
-                "verify needs --manifest and --provenance, or --kit", hint="see: stella export verify --help"
-            )
+    def __init__(self, kit: str, named: Sequence[str | None] = (None,) * 4, bundle: str | None = None) -> None:
+        self.kit = kit
         self.files: list[Document] = []
         paths = [path or (self.kit_path(name) if self.kit else "") for path, name in zip(named, KIT_NAMES)]
         self.manifest = self.read("manifest", paths[0], MAX_JSON_BYTES)
@@ -6488,7 +6484,7 @@ class Evidence:
         ]
         self.faults: list[str] = []
         self.documents = [self._document(self.manifest, "manifest"), self._document(self.provenance, "provenance")]
-        self.bundle: str = args.bundle or self._kit_bundle()
+        self.bundle: str = bundle or self._kit_bundle()
 
     def kit_path(self, name: str) -> str:
         """A file of the kit; a folder that somebody else packed may hold pipes and devices, which would hang."""
@@ -6717,6 +6713,40 @@ def verify_report(
     }  # fmt: skip
 
 
+def read_key(path: str, evidence: Evidence | None = None) -> PublicKey:
+    """The tenant's public key, noted among the files of `evidence`; ConfigError when no verifier could use it."""
+    try:
+        data = evidence.read("key", path, MAX_KEY_BYTES) if evidence else read_small(path, "key", MAX_KEY_BYTES)
+        return parse_public_key(data)
+    except ValueError as error:
+        raise ConfigError("the key %s %s" % (printable(path), error)) from None
+
+
+def verify_all(
+    app: App, run_id: str, evidence: Evidence, key: PublicKey, verifier: Verifier, args: Any
+) -> tuple[list[Check], Document]:
+    """Checks 1 to 8 of contract 4, and the report; args: no_artifacts, offline and max_age of `verify`."""
+    manifest = evidence.documents[0]
+    checks = verify_evidence(run_id, evidence, key, verifier)  # 1 to 4
+    checks += verify_bundle(app.config, evidence, not args.no_artifacts)  # 5, 6
+    checks.append(verify_registries(app, manifest, checks[0].status == "pass", args.offline))  # 7
+    checks.append(check_age(manifest, args.max_age, app.clock.now()))  # 8
+    return checks, verify_report(run_id, checks, verifier, key, evidence)
+
+
+def raise_for_checks(run_id: str, checks: Sequence[Check]) -> None:
+    """VerificationError when a check failed; else the first error of one that could not be made."""
+    failed = [check.name for check in checks if check.status == "fail"]
+    if failed:
+        hint = "do not use these files; fetch them again and compare the key with the tenant's"
+        if failed == ["age"]:
+            hint = "ask for a newer run, or allow more days"
+        raise VerificationError("run %s is refused: failed %s" % (printable(run_id), ", ".join(failed)), hint=hint)
+    for check in checks:
+        if check.error is not None:
+            raise check.error
+
+
 def verify_view(report: Document) -> list[str]:
     """The report for people; the verdict comes once, last, and the word "verified" only where it is true."""
     checks, verifier, key = report["checks"], report["verifier"], report["key"]
@@ -6739,6 +6769,107 @@ def verify_view(report: Document) -> list[str]:
     lines.append("run %s: %s" % (printable(report["runId"]), "verified" if report["verified"] else "REFUSED"))
     return lines
 
+
+# ---- kit -----------------------------------------------------------------------------------------
+
+
+def signed_facts(run: Document, documents: Sequence[bytes]) -> tuple[str, int, str]:
+    """(name, size in bytes, SHA-256 hex) of the bundle by the signed documents, which must fit each other and the run.
+
+    VerificationError when they do not, or when the bundle's name could not stand in a kit.
+    """
+    import hashlib
+
+    try:
+        manifest, provenance = parse_object(documents[0], "the manifest"), parse_object(documents[1], "the provenance")
+        name, size, digest = read_bundle_facts(manifest)
+    except (ValidationError, ValueError) as error:
+        raise VerificationError("the run's signed documents are of no use", [str(error)]) from None
+    checks = [
+        check_run_id(as_text(run.get("runId")), manifest, provenance),
+        check_manifest_digest(provenance, hashlib.sha256(documents[0]).hexdigest()),
+        check_bundle_digest(manifest, provenance),
+    ]
+    faults = [check.detail for check in checks if check.status == "fail"]
+    stated = parse_digest(as_dict(run.get("bundle")).get("sha256"))
+    if stated and stated != digest:
+        faults.append("the gateway says that the bundle is sha256:%s, the manifest sha256:%s" % (stated, digest))
+    if safe_name(name) != name or name in KIT_NAMES:
+        faults.append("a bundle of the name %s cannot stand in a kit" % quoted(name))
+    if faults:
+        raise VerificationError("the run's signed documents do not fit the run or each other", faults)
+    return name, size, digest
+
+
+def kit_is_signed(folder: str, key: PublicKey, verifier: Verifier) -> bool:
+    """True when both documents of a kit have good signatures by this key."""
+    evidence = Evidence(folder)
+    pairs = zip((evidence.manifest, evidence.provenance), evidence.signatures)
+    return all(signature and not verify_signature(verifier, key, blob, signature) for blob, signature in pairs)
+
+
+def read_kit_documents(run: Document, folder: str, signer: tuple[PublicKey, Verifier] | None) -> list[bytes]:
+    """The four small files of a kit, in the order of KIT_NAMES, where they are there and right; else [].
+
+    Right without a key: they fit the run and each other, and the signatures are not empty.
+    """
+    paths = [os.path.join(folder, name) for name in KIT_NAMES]
+    if not all(os.path.isfile(path) for path in paths):
+        return []
+    contents = [read_small(path, "kit file", MAX_JSON_BYTES) for path in paths]
+    try:
+        signed_facts(run, contents)
+    except VerificationError:
+        return []
+    good = kit_is_signed(folder, *signer) if signer else all(content.strip() for content in contents)
+    return contents if good else []
+
+
+def fetch_kit_documents(app: App, run: Document) -> list[bytes]:
+    """The four small files of a kit from the gateway, in the order of KIT_NAMES."""
+    run_id = as_text(run.get("runId"))
+    kinds = ("manifest", "provenance")
+    signed = [app.gateway.fetch_signed(run_id, kind) for kind in kinds]
+    return [*signed, *(app.gateway.fetch_signature(run_id, kind) for kind in kinds)]
+
+
+def build_kit(app: App, run: Document, folder: str, signer: tuple[PublicKey, Verifier] | None, args: Any) -> Document:
+    """The folder that crosses the gap (contract 4, `kit`); gives {"runId", "folder", "files": [{"name", ...}]}."""
+    import hashlib
+
+    there = read_kit_documents(run, folder, signer)
+    contents = there or fetch_kit_documents(app, run)
+    name, size, digest = signed_facts(run, contents)
+    if not there:
+        write_files([(os.path.join(folder, each), data) for each, data in zip(KIT_NAMES, contents)])
+    how = "already there, digest ok" if there else "fetched"
+    files = [
+        {"name": each, "status": how, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for each, data in zip(KIT_NAMES, contents)
+    ]
+    signed_run = {**run, "bundle": {**as_dict(run.get("bundle")), "size": size, "sha256": digest}}
+    again = "stella export kit %s --output %s" % (shell_word(args.run_id), shell_word(folder))
+    report = download_bundle(app, signed_run, os.path.join(folder, name), True, args.connections, again)
+    how = "fetched" if report["status"] == "downloaded" else "already there, digest ok"
+    files.append({"name": name, "status": how, "size": size, "sha256": digest})
+    return {"runId": run.get("runId"), "folder": folder, "files": files, "verification": None}
+
+
+def kit_view(report: Document) -> list[str]:
+    """The files of a kit, and the report of its verification."""
+    lines = [
+        "%-24s  %-19s  %9s  sha256:%s"
+        % (file["status"], printable(file["name"]), size_text(file["size"]), file["sha256"])
+        for file in report["files"]
+    ]
+    if report["verification"] is not None:
+        return lines + verify_view(report["verification"])
+    folder = shell_word(report["folder"])
+    run_id = shell_word(as_text(report["runId"]))
+    return [*lines, "next: stella export verify %s --kit %s --key FILE" % (run_id, folder)]
+
+
+# ---- doctor --------------------------------------------------------------------------------------
 
 # A signature made once with a key that was then thrown away: what a working verifier must accept.
 TEST_KEY = b"""-----BEGIN PUBLIC KEY-----
@@ -7416,28 +7547,15 @@ PROVENANCE = Command(
 
 def cmd_verify(app: App, args: Any) -> int:
     """Checks 1 to 8 of contract 4; never calls the gateway."""
+    if not args.kit and not (args.manifest and args.provenance):
+        raise UsageError("verify needs --manifest and --provenance, or --kit", hint="see: stella export verify --help")
     verifier = choose_verifier(args.verifier or "auto", app.config)
-    evidence = Evidence(args)
-    try:
-        key = parse_public_key(evidence.read("key", args.key, MAX_KEY_BYTES))
-    except ValueError as error:
-        raise ConfigError("the key %s %s" % (printable(args.key), error)) from None
-    manifest = evidence.documents[0]
-    checks = verify_evidence(args.run_id, evidence, key, verifier)  # 1 to 4
-    checks += verify_bundle(app.config, evidence, not args.no_artifacts)  # 5, 6
-    checks.append(verify_registries(app, manifest, checks[0].status == "pass", args.offline))  # 7
-    checks.append(check_age(manifest, args.max_age, app.clock.now()))  # 8
-    report = verify_report(args.run_id, checks, verifier, key, evidence)
+    named = (args.manifest, args.provenance, args.manifest_signature, args.provenance_signature)
+    evidence = Evidence(args.kit or "", named, args.bundle)
+    key = read_key(args.key, evidence)
+    checks, report = verify_all(app, args.run_id, evidence, key, verifier, args)
     app.show(report, lambda: verify_view(report), args.output)
-    failed = [check.name for check in checks if check.status == "fail"]
-    if failed:
-        hint = "do not use these files; fetch them again and compare the key with the tenant's"
-        if failed == ["age"]:
-            hint = "ask for a newer run, or allow more days"
-        raise VerificationError("run %s is refused: failed %s" % (printable(args.run_id), ", ".join(failed)), hint=hint)
-    for check in checks:
-        if check.error is not None:
-            raise check.error
+    raise_for_checks(args.run_id, checks)
     return EXIT_OK
 
 
@@ -7462,6 +7580,47 @@ VERIFY = Command(
         "stella export verify run-20251029-01 --kit kit/ --key acme.pub --max-age 30 --offline",
     ),
     (EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_VERIFICATION, EXIT_NETWORK, EXIT_CONFIG),
+)  # fmt: skip
+
+
+def cmd_kit(app: App, args: Any) -> int:
+    """The run, its documents, their signatures and its bundle; with --key the checks of verify."""
+    check_connections(args)
+    if args.output in ("", "-"):
+        raise UsageError(
+            "kit needs --output DIR, the folder that crosses the gap", hint="see: stella export kit --help"
+        )
+    signer = None
+    if args.key:
+        signer = (read_key(args.key), choose_verifier("auto", app.config))
+    run = fetch_finished_run(app, args.run_id)
+    check_run_registries(app, run, args.offline)
+    report = build_kit(app, run, args.output, signer, args)
+    checks: list[Check] = []
+    if signer:
+        evidence = Evidence(args.output)
+        args.no_artifacts, args.max_age = False, None
+        checks, report["verification"] = verify_all(
+            app, args.run_id, evidence, read_key(args.key, evidence), signer[1], args
+        )
+    app.show(report, lambda: kit_view(report))
+    raise_for_checks(args.run_id, checks)
+    return EXIT_OK
+
+
+KIT = Command(
+    "export kit", "Put all that an offline host needs into one folder; safe to repeat.", cmd_kit,
+    (
+        RUN,
+        Arg("--output", "the folder; what is there and right is not fetched again (required)", "DIR", "file"),
+        Arg("--key", "the tenant's public key, PEM: verify the kit at the end", "FILE", "file"),
+        PARALLEL, OFFLINE,
+    ),
+    (
+        "stella export kit run-20251029-01 --output kit --key acme.pub",
+        "stella export verify run-20251029-01 --kit kit --key acme.pub --offline",
+    ),
+    exits(EXIT_RUN_FAILED, EXIT_VERIFICATION), "export:download and export:read",
 )  # fmt: skip
 
 
@@ -7508,7 +7667,7 @@ COMPLETION = Command(
 COMMANDS = (
     PROFILE_LIST, PROFILE_SHOW, PROFILE_CREATE, PROFILE_UPDATE, PROFILE_ARCHIVE, PROFILE_RESTORE,
     RUN_SUBMIT, RUN_LS, RUN_SHOW, RUN_WATCH, RUN_CANCEL,
-    DOWNLOAD, MANIFEST, PROVENANCE, VERIFY,
+    DOWNLOAD, MANIFEST, PROVENANCE, KIT, VERIFY,
     DOCTOR, COMPLETION,
 )  # fmt: skip
 GROUPS = {
@@ -7878,7 +8037,7 @@ def parse_command(command: Command, head: list[str], rest: list[str]) -> tuple[A
         value = getattr(args, row.dest)
         if value is not None and value is not False:  # `--retries 0` counts
             flags[row.dest] = value
-    args.output = flags.get("output", "")
+    args.output = flags.get("output") or getattr(args, "output", None) or ""
     args.query = getattr(args, "query", None) or ""
     return args, flags
 
