@@ -92,15 +92,18 @@ MAX_JSON_FORMS = 1000  # remembered pieces and keys of JSON text, so that an odd
 MAX_INT_DIGITS = 4000  # Python 3.11 refuses to convert more than 4300, older ones take quadratic time
 MAX_ERROR_BYTES = 64 * KIB  # of an error body; the rest cannot make the message clearer
 MAX_ERROR_DETAILS = 50  # lines of an error's details that are shown
+MAX_ERROR_CHARACTERS = 4 * KIB  # of a line of an error, which may quote any document
 MAX_ERROR_TEXT = 1000  # characters of a server's message; of its code and trace id a tenth
 MAX_HEADERS = 100  # of one answer, and trailers; http.client has the same bound for headers
 MAX_HEADER_BYTES = 256 * KIB  # of one answer's headers together
 MAX_PROXY_HEAD_BYTES = 16 * KIB  # of a proxy's answer to CONNECT
+MAX_REF_CHARACTERS = 1024  # of a registry reference; host, name and tag have at most 253, 255 and 128
 MAX_SIGNATURE_BYTES = MIB  # a Sigstore bundle with a log proof has about 10 KiB
 MAX_KEY_BYTES = 64 * KIB
 MAX_CONFIG_BYTES = MIB  # of a saved-defaults or token file
 MAX_PROFILE_BYTES = MIB  # of an export profile; real ones have 1 KiB
 MIN_SECRET_CHARACTERS = 6  # shorter ones are not searched for in what is printed
+CUT_SECRET_CHARACTERS = 12  # so much of a longer one is known again where a message was cut
 MAX_EVENT_LINE_BYTES = MIB
 MAX_EVENT_BYTES = 4 * MIB  # of one event, all its lines together
 MAX_CHUNK_LINE_BYTES = 16 * KIB  # the size of a chunk and its extensions
@@ -294,16 +297,24 @@ def nests_deeper(value: Json, limit: int) -> bool:
     return True
 
 
+def shortened(word: str) -> str:
+    """A token of JSON for a message."""
+    return word if len(word) < 40 else word[:20] + "..."
+
+
 def find_json_fault(text: str, keep_numbers: bool) -> tuple[str, int]:
     """What the standard reader would let pass, with its character position: (fault, position)."""
     import json
     import re
 
-    token = r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|-?(?:NaN|Infinity)|-?[0-9][0-9.eE+-]*'
+    # Python's re takes a hundred bytes for each turn of a repeated group, so a string must be none: its escapes
+    # are covered up, as long as they are, and it ends at the next quote.
+    covered = text.replace("\\\\", "__").replace('\\"', "__")
+    token = r'"[^"]*"|[\[\]{}:,]|-?(?:NaN|Infinity)|-?[0-9][0-9.eE+-]*'
     keys: list[set[str] | None] = []  # of each open object; None for a list
     expect_key = False
-    for match in re.finditer(token, text, re.DOTALL):
-        word = match.group()
+    for match in re.finditer(token, covered):
+        word = text[match.start() : match.end()]
         if word in "{[":
             keys.append(set() if word == "{" else None)
             if len(keys) > MAX_JSON_DEPTH:
@@ -313,12 +324,12 @@ def find_json_fault(text: str, keep_numbers: bool) -> tuple[str, int]:
         elif word[0] == '"' and expect_key and keys and keys[-1] is not None:
             key = json.loads(word, strict=False)
             if key in keys[-1]:
-                return "duplicate key %s" % word, match.start()
+                return "duplicate key %s" % shortened(word), match.start()
             keys[-1].add(key)
         elif word.endswith(("NaN", "Infinity")):
             return "%s is not JSON" % word, match.start()
         elif word[0] in "-0123456789" and not keep_numbers and abs(float(word)) == float("inf"):
-            return "the number %s is too large" % (word if len(word) < 40 else word[:20] + "..."), match.start()
+            return "the number %s is too large" % shortened(word), match.start()
         expect_key = word in "{,"
     return "not strict JSON", 0
 
@@ -367,6 +378,7 @@ def parse_json(data: bytes, what: str, keep_numbers: bool = False, plain: bool =
         return parse_number(digits)
 
     number = parse_number if keep_numbers else parse_strictly
+    plain = plain and bool(getattr(sys, "get_int_max_str_digits", int)())  # else a long number takes hours
     hooks: dict[str, Any] = {"object_pairs_hook": parse_pairs, "parse_int": number, "parse_float": number}
     try:
         value = json.loads(text, parse_constant=flag, **({} if plain else hooks))
@@ -415,12 +427,15 @@ JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
 class JsonReader:
-    """json.loads for a Python without json, stricter: no NaN, and RecursionError beyond MAX_JSON_DEPTH."""
+    """json.loads for a Python without json, stricter: no NaN, RecursionError beyond MAX_JSON_DEPTH, and no string
+    with more than 65535 escapes, for which re would take a hundred bytes each.
+    """
 
     def __init__(self, text: str, hooks: Mapping[str, Callable[..., Json]]) -> None:
         import re
 
-        string = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
+        plain, escape = r'[^"\\\x00-\x1f]*', r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
+        string = '"%s(?:%s%s){0,65535}"' % (plain, escape, plain)
         number = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
         self.token = re.compile(r"[ \t\n\r]*(%s|%s|true|false|null|[][{}:,]|\Z)" % (string, number))
         self.text = text
@@ -667,11 +682,11 @@ def parse_host(address: str, name: str) -> str:
             return str(ipaddress.IPv6Address(address))
         except ValueError:
             raise ValueError("has an IPv6 address that cannot exist") from None
-    try:
-        host = name.lower() if name.isascii() else name.encode("idna").decode("ascii").lower()
+    try:  # of a long name IDNA would take minutes
+        host = name.lower() if name.isascii() else name[:254].encode("idna").decode("ascii").lower()
     except UnicodeError:
         raise ValueError("has a host name that cannot be encoded") from None
-    if len(host) > 253 or not re.fullmatch(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", host):
+    if len(name) > 253 or len(host) > 253 or not re.fullmatch(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", host):
         raise ValueError("has a host name that cannot exist")
     return host
 
@@ -2133,6 +2148,21 @@ SETTINGS = (
 )
 
 
+def proxy_userinfo(proxy: str) -> str:
+    """`user:password` as it stands in the URL of a proxy, or ""."""
+    return proxy.rpartition("://")[2].rpartition("@")[0]
+
+
+def basic_credentials(userinfo: str) -> str:
+    """The userinfo of a URL as Basic credentials (RFC 7617)."""
+    import base64
+    from urllib.parse import unquote
+
+    user, _, password = userinfo.partition(":")
+    pair = "%s:%s" % (unquote(user), unquote(password))
+    return base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode()
+
+
 class Config:
     """The settings of one invocation, and in `sources` where each came from, for messages."""
 
@@ -2166,11 +2196,14 @@ class Config:
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be printed, whoever says it; what is too short to be told from plain words is left out."""
-        from urllib.parse import unquote
+        found = {self.token}
+        for proxy in self.proxies.values():
+            userinfo = proxy_userinfo(proxy)
+            if userinfo:
+                from urllib.parse import unquote
 
-        userinfos = [url.rpartition("://")[2].rpartition("@")[0] for url in self.proxies.values()]
-        passwords = [userinfo.partition(":")[2] for userinfo in userinfos]
-        found = {self.token, *userinfos, *passwords, *(unquote(password) for password in passwords)}
+                password = userinfo.partition(":")[2]
+                found |= {userinfo, password, unquote(password), basic_credentials(userinfo)}
         return tuple(sorted((text for text in found if len(text) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
 
     def source(self, name: str) -> str:
@@ -2511,8 +2544,8 @@ class JsonIndenter:
         """The indented list `items` of a page, strict JSON that was parsed before; "" where it is hard to find."""
         import re
 
-        scalar = r'\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[^"\[\]{},]+),'
-        start = re.match(r'\s*\{(?:%s)*?\s*"items"\s*:\s*(?=\[)' % scalar, page)
+        scalar = r'\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[^\s"\[\]{},][^"\[\]{},]*),'
+        start = re.match(r'\s*\{(?:%s){0,50}?\s*"items"\s*:\s*(?=\[)' % scalar, page)
         return self.indent(page[start.end() :]) if start else ""
 
     def indent(self, text: str) -> str:
@@ -2569,7 +2602,7 @@ class YamlWriter:
     def __init__(self) -> None:
         import re
 
-        self._plain = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*(?: [A-Za-z0-9_./+-]+)*").fullmatch
+        self._plain = re.compile(r"[A-Za-z_][A-Za-z0-9_./+ -]*").fullmatch  # words with one space between them
         self._known: dict[str, str] = {}  # short strings as they are written: the same few come all the time
         self._names: dict[str, str] = {}  # and short keys, with their colon
         self.lines: list[str] = []
@@ -2584,7 +2617,7 @@ class YamlWriter:
         return "\n".join(self.lines)
 
     def _string(self, text: str) -> str:
-        if self._plain(text) and text.lower() not in YAML_WORDS:
+        if self._plain(text) and "  " not in text and text[-1] != " " and text.lower() not in YAML_WORDS:
             written = text
         elif text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
             written = '"%s"' % text
@@ -2842,6 +2875,13 @@ class Console:
             self._drop_output()
             raise LocalError("cannot write to standard output: %s" % error.strerror) from None
 
+    def exact(self, data: bytes) -> None:
+        """A server's bytes as they are; a terminal gets text that cannot move its cursor."""
+        if self.out_is_terminal:
+            self.document(data.decode("utf-8", "backslashreplace"), "")
+        else:
+            self.write_bytes(data)
+
     @staticmethod
     def _drop_output() -> None:
         """Python flushes standard output once more at its end: give it somewhere that takes it."""
@@ -2852,7 +2892,7 @@ class Console:
     def out(self, text: str) -> None:
         """A line of text for people on standard output, in the encoding of the surroundings."""
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        self.write_bytes((text + "\n").encode(encoding, "backslashreplace"))
+        self.write_bytes((self.redacted(text) + "\n").encode(encoding, "backslashreplace"))
 
     def document(self, text: str, end: str = "\n") -> None:
         """JSON or YAML on standard output: always UTF-8, lone surrogates as the escapes they came as."""
@@ -2867,12 +2907,32 @@ class Console:
         self.clear_bar()
         self._raw_err(text + "\n")
 
+    def redacted(self, text: str) -> str:
+        """Text for people without what a server or proxy may send back in it: secrets of ours, whole or cut short,
+        anything that is a JWT (proofs, tokens), and the query of a URL, which may be presigned.
+        """
+        for secret in self.secrets:
+            pieces = text.split(secret[:CUT_SECRET_CHARACTERS])
+            for index, piece in enumerate(pieces[1:], 1):  # each goes on with as much of the secret as is there
+                same = [one == other for one, other in zip(piece, secret[CUT_SECRET_CHARACTERS:])]
+                pieces[index] = piece[[*same, False].index(False) :]
+            text = "[secret]".join(pieces)
+        if "eyJ" in text or "://" in text:
+            import re
+
+            def without_query(word: Any) -> str:
+                whole = str(word.group())
+                place, mark, _ = whole.partition("?")
+                return place + "?[secret]" if mark and "://" in place else whole
+
+            text = re.sub(r"eyJ[\w.-]{8,}", "[secret]", text)
+            text = re.sub(r"\S+", without_query, text)
+        return text
+
     def _raw_err(self, text: str) -> None:
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-        for secret in self.secrets:  # a server may send them back in its message
-            text = text.replace(secret, "[secret]")
         try:
-            sys.stderr.buffer.write(text.encode(encoding, "backslashreplace"))
+            sys.stderr.buffer.write(self.redacted(text).encode(encoding, "backslashreplace"))
             sys.stderr.buffer.flush()
         except (OSError, ValueError):
             self.bars = False
@@ -2906,10 +2966,11 @@ class Console:
 
     def error(self, error: StellaError) -> None:
         """An error with its details and what to do next."""
-        parts = [printable(part) for part in (error.code, "trace " + error.trace_id if error.trace_id else "") if part]
-        self.err("stella: %s%s" % (printable(error.message), " (%s)" % ", ".join(parts) if parts else ""))
+        limit = MAX_ERROR_CHARACTERS
+        parts = [part[:limit] for part in (error.code, "trace " + error.trace_id if error.trace_id else "") if part]
+        self.err(printable("stella: %s%s" % (error.message[:limit], " (%s)" % ", ".join(parts) if parts else "")))
         for detail in error.details[:MAX_ERROR_DETAILS]:
-            self.err("  " + printable(detail))
+            self.err("  " + printable(detail[:limit]))
         if len(error.details) > MAX_ERROR_DETAILS:
             self.err("  ... and %d more" % (len(error.details) - MAX_ERROR_DETAILS))
         if error.hint:
@@ -4346,15 +4407,8 @@ def skew_hint(date: str, now: float) -> str:
 
 def proxy_authorization(config: Config, scheme: str) -> dict[str, str]:
     """Basic credentials for the proxy, from the userinfo in its URL."""
-    import base64
-    from urllib.parse import unquote
-
-    userinfo = config.proxies[scheme].rpartition("://")[2].rpartition("@")[0]
-    if not userinfo:
-        return {}
-    user, _, password = userinfo.partition(":")
-    pair = "%s:%s" % (unquote(user), unquote(password))
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode()}
+    userinfo = proxy_userinfo(config.proxies[scheme])
+    return {"Proxy-Authorization": "Basic " + basic_credentials(userinfo)} if userinfo else {}
 
 
 STATUS_ERRORS: dict[int, type[StellaError]] = {
@@ -5366,7 +5420,8 @@ class Watcher:
         try:
             why_poll = yield from self._stream(follow)
             if why_poll:
-                self.app.console.err("stella: asking for the run's state instead of its events: %s" % why_poll)
+                why = printable(why_poll)
+                self.app.console.err("stella: asking for the run's state instead of its events: %s" % why)
             if not self.status:  # the stream was of no use, or has said all that there is now
                 yield from self._poll(follow, final_only=not why_poll)
         except DeadlineError:
@@ -5586,7 +5641,8 @@ class EventEncoder:
         if not self._is_plain(data):
             data = self._checked(data)
         elif " " in data or "\n" in data or "\t" in data:  # a CR ends a line of the stream: there is none
-            data = self._gaps.sub(r"\1", data)
+            short = len(data) <= STREAM_CHUNK_BYTES  # re takes a hundred bytes for each character of a string
+            data = self._gaps.sub(r"\1", data) if short else self._checked(data)
         last_id = self._quote(event.id) if event.id else "null"
         return '{"event":' + self._quote(event.type) + ',"id":' + last_id + ',"data":' + data + "}"
 
@@ -6597,7 +6653,7 @@ def fetch_registry_token(http: Http, registry: Url, challenge: str, name: str) -
     import re
     from urllib.parse import urlencode
 
-    fields = dict(re.findall(r'([a-z]+)="([^"]*)"', challenge))
+    fields = dict(re.findall(r'\b([a-z]+)="([^"]*)"', challenge))  # without \b quadratic in a long word
     try:
         realm = parse_url(fields.get("realm", ""))
     except ValueError as error:
@@ -6652,7 +6708,7 @@ def parse_oci_ref(ref: str) -> tuple[Url, str]:
     host_pattern = r"([a-z0-9.-]+(?::\d+)?|\[[0-9a-f:]+\](?::\d+)?)"
     name_pattern = r"([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
     pattern = host_pattern + "/" + name_pattern + r"(?::([\w][\w.-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?"
-    match = re.fullmatch(pattern, ref, re.ASCII)
+    match = re.fullmatch(pattern, ref, re.ASCII) if len(ref) <= MAX_REF_CHARACTERS else None
     if match is None:
         raise ValueError("is not registry/name:tag")
     host, name, tag, digest = match.groups()
@@ -6756,7 +6812,7 @@ def verify_view(report: Document) -> list[str]:
         for file in report["files"]
     ]
     lines.append("verifier %s %s, %s sha256:%s" % (
-        verifier["name"], verifier["version"], printable(verifier["path"]), verifier["sha256"],
+        verifier["name"], printable(verifier["version"]), printable(verifier["path"]), verifier["sha256"],
     ))  # fmt: skip
     lines.append("key      %s sha256:%s" % (key["kind"], key["sha256"]))
     if report["tenant"]:
@@ -6925,16 +6981,14 @@ def examine_tls(app: App, offline: bool) -> list[Finding]:
         return [Finding("tls", "warn" if offline else "fail", "this Python has no ssl", "install the whole Python")]
     library, wanted = Finding("tls", "pass", ssl.OPENSSL_VERSION), app.config.ca_file
     if wanted:
-        where = "%s from %s" % (wanted, app.config.source("ca_file"))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
-            count = len(ssl.create_default_context(cafile=wanted).get_ca_certs())
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            return [
-                library,
-                Finding("ca-file", "fail", "%s: %s" % (where, reason), "name a PEM file of CA certificates"),
-            ]
-        return [library, Finding("ca-file", "pass", "%s: %d certificates" % (where, count))]
+            load_trust(context, app.config)
+        except ConfigError as error:
+            return [library, Finding("ca-file", "fail", error.message, "name a PEM file of CA certificates")]
+        count = len(context.get_ca_certs())
+        what = "%d certificates" % count if count else "a folder, where they are looked up when needed"
+        return [library, Finding("ca-file", "pass", "%s from %s: %s" % (wanted, app.config.source("ca_file"), what))]
     paths = ssl.get_default_verify_paths()
     found = [path for path in (paths.cafile, paths.capath) if path]
     if found or sys.platform == "win32":
@@ -7516,7 +7570,7 @@ def fetch_signed_files(app: App, args: Any, what: str) -> int:
     write_files([(place, data) for place, data in zip(places, contents) if place != "-"])
     for place, data in zip(places, contents):
         if place == "-":
-            app.console.write_bytes(data)
+            app.console.exact(data)
     return EXIT_OK
 
 
