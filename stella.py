@@ -15,17 +15,20 @@ Everything it can touch:
   files read   ~/.stella/profiles/NAME.toml; the token, key, certificate and CA files that a setting
                names; the files named on the command line; standard input where `-` is allowed.
   files written  what --output, --signature and a download name: NAME whole or not at all, with
-               .NAME.*.tmp, NAME.part, NAME.part.json and NAME.part.lock beside it while at work; and a
-               private folder under the system's temporary folder while a verifier program runs.
+               .NAME.*.tmp, NAME.part and NAME.part.json beside it while at work; and a private folder
+               under the system's temporary folder while a verifier program runs.
   programs     cosign, zstd, openssl: from STELLA_COSIGN, STELLA_ZSTD, STELLA_OPENSSL, else vendor/
                beside this file, else PATH. No shell.
   environment  STELLA_SERVER STELLA_TENANT STELLA_TOKEN STELLA_PROFILE STELLA_EXPORT_OBJECT_ENDPOINT
                STELLA_DPOP_KEY STELLA_COSIGN STELLA_ZSTD STELLA_OPENSSL SSL_CERT_FILE
                REQUESTS_CA_BUNDLE CURL_CA_BUNDLE HTTPS_PROXY HTTP_PROXY NO_PROXY (the last three in
-               lower case too) TRACEPARENT NO_COLOR TERM COLUMNS HOME PATH
+               lower case too) TRACEPARENT NO_COLOR TERM COLUMNS HOME PATH; and of those, PATH alone goes
+               on to a program, with LD_LIBRARY_PATH SYSTEMROOT TMPDIR.
 
-Rooms, leaf to root: constants, errors, untrusted input, event stream, resume, verification,
-configuration, terminal, files, programs, HTTP, gateway, operations, commands, entry.
+Rooms, leaf to root: constants and limits, errors, untrusted input, event stream, resume, verification,
+configuration, terminal, files, programs, HTTP, gateway, operations, commands, entry. `contract N` in a
+comment is a section of the page that client and test gateway were written from: 1 configuration, 2 HTTP,
+3 documents, 4 commands, 5 exit codes. tests/test_source.py holds the file to this list and these rooms.
 """
 
 from __future__ import annotations
@@ -130,7 +133,8 @@ PAGE_ITEMS = 200
 RECENT_RUNS = 50
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 120.0
-MAX_CLOCK_SKEW_SECONDS = 30.0  # a DPoP proof is refused when the clocks differ by more than some such time
+MAX_CLOCK_SKEW_SECONDS = 300.0  # for doctor: tokens are commonly accepted this early or late
+SKEW_HINT_SECONDS = 30.0  # after a refused DPoP proof: clocks this far apart are named as the likely cause
 MAX_STREAM_RETRY_SECONDS = 30.0
 STREAM_IDLE_SECONDS = 45.0  # three heartbeats of 15 s missed
 STREAM_CHECK_SECONDS = 60.0  # comments but no event for so long: the run itself is asked whether it has ended
@@ -143,6 +147,8 @@ QUIET_SECONDS = 1.0  # `watch --no-follow`: this much silence means that the rep
 MAX_REPLAY_SECONDS = 3.0  # and so does this much time while the run is active
 MAX_WARNING_CHARACTERS = 1000  # of a run's warning; --json has all of it
 PROGRAM_SECONDS = 120.0  # for one cosign or openssl call
+PROBE_SECONDS = 10.0  # for doctor's one request; a person waits for it
+SCARCE_BYTES = 1024 * MIB  # doctor warns of less room than this
 RSA_BITS = (2048, 8192)  # smaller is broken, larger is refused by one verifier or another
 CLOCK_SKEW_DAYS = 1.0  # a manifest may be this much from the future
 PIPE_BYTES = MIB  # Linux's default of 64 KiB costs a switch of process for each of them
@@ -1525,6 +1531,17 @@ def parse_public_key(data: bytes) -> PublicKey:
     return PublicKey(der, pem, kind, numbers)
 
 
+def double_point(a: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Twice a P-256 point in Jacobian coordinates (the curve has a = -3)."""
+    x, y, z = a
+    if not z or not y:
+        return 1, 1, 0
+    z2, y2 = z * z % P256_P, y * y % P256_P
+    slope, s = 3 * (x - z2) * (x + z2) % P256_P, 4 * x * y2 % P256_P
+    x3 = (slope * slope - 2 * s) % P256_P
+    return x3, (slope * (s - x3) - 8 * y2 * y2) % P256_P, 2 * y * z % P256_P
+
+
 def add_points(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
     """Sum of two P-256 points in Jacobian coordinates; z = 0 is the point at infinity."""
     if not a[2] or not b[2]:
@@ -1539,17 +1556,6 @@ def add_points(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, i
     h3, v = h2 * h % P256_P, u1 * h2 % P256_P
     x = (r * r - h3 - 2 * v) % P256_P
     return x, (r * (v - x) - s1 * h3) % P256_P, h * a[2] * b[2] % P256_P
-
-
-def double_point(a: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Twice a P-256 point in Jacobian coordinates (the curve has a = -3)."""
-    x, y, z = a
-    if not z or not y:
-        return 1, 1, 0
-    z2, y2 = z * z % P256_P, y * y % P256_P
-    slope, s = 3 * (x - z2) * (x + z2) % P256_P, 4 * x * y2 % P256_P
-    x3 = (slope * slope - 2 * s) % P256_P
-    return x3, (slope * (s - x3) - 8 * y2 * y2) % P256_P, 2 * y * z % P256_P
 
 
 def verify_p256(point: tuple[int, int], digest: bytes, r: int, s: int) -> bool:
@@ -4159,8 +4165,8 @@ CA_PATHS = (
 )  # fmt: skip
 
 
-def load_trust(context: Any, config: Config) -> None:
-    """Loads the CA file (or folder of hashed files) that is set, else the system's CAs."""
+def load_trust(context: Any, config: Config) -> str:
+    """Loads the CA file (or folder of hashed files) that is set, else the system's CAs; gives their place or ""."""
     import ssl
 
     if config.ca_file:
@@ -4174,18 +4180,38 @@ def load_trust(context: Any, config: Config) -> None:
             raise ConfigError(
                 "cannot use the CA file %s (%s): %s" % (printable(config.ca_file), config.source("ca_file"), reason)
             ) from None
-        return
+        return config.ca_file
     context.load_default_certs()
     paths = ssl.get_default_verify_paths()
-    if sys.platform != "win32" and not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
-        for path in CA_PATHS:
-            if os.path.isfile(path):
-                context.load_verify_locations(path)
-                return
+    if sys.platform == "win32":
+        return "the Windows store"
+    if paths.cafile or (paths.capath and os.listdir(paths.capath)):
+        return paths.cafile or paths.capath
+    for path in CA_PATHS:
+        if os.path.isfile(path):
+            context.load_verify_locations(path)
+            return path
+    return ""
 
 
-def new_tls_context(config: Config, trusted: bool) -> Any:
-    """TLS settings: host name and chain are always checked; the client certificate is for the gateway alone.
+def load_client(context: Any, config: Config) -> None:
+    """Loads the client certificate, where one is set."""
+    if config.client_key and not config.client_cert:
+        raise ConfigError("client_key is set and client_cert is not")
+    if not config.client_cert:
+        return
+    try:  # the empty password: OpenSSL must not ask the terminal for one
+        context.load_cert_chain(config.client_cert, config.client_key or None, password="")
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
+        hint = "client_cert is PEM with the whole chain; client_key is its key, PEM without a passphrase"
+        text = "cannot use the client certificate %s: %s" % (printable(config.client_cert), printable(reason))
+        raise ConfigError(text, hint=hint) from None
+    context.post_handshake_auth = True
+
+
+def new_tls_context(config: Config) -> Any:
+    """TLS settings, with no CA in them yet: host name and chain are always checked.
 
     Not ssl.create_default_context, which would also write session keys to the file in SSLKEYLOGFILE.
     """
@@ -4211,20 +4237,6 @@ def new_tls_context(config: Config, trusted: bool) -> Any:
     )
     if config.tls_strict and sys.version_info >= (3, 13):
         context.verify_flags |= ssl.VERIFY_X509_STRICT
-    load_trust(context, config)
-    if config.client_key and not config.client_cert:
-        raise ConfigError("client_key is set and client_cert is not")
-    if trusted and config.client_cert:
-        try:  # the empty password: OpenSSL must not ask the terminal for one
-            context.load_cert_chain(config.client_cert, config.client_key or None, password="")
-        except (OSError, ValueError) as error:
-            reason = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
-            hint = "client_cert is PEM with the whole chain; client_key is its key, PEM without a passphrase"
-            raise ConfigError(
-                "cannot use the client certificate %s: %s" % (printable(config.client_cert), printable(reason)),
-                hint=hint,
-            ) from None
-        context.post_handshake_auth = True
     return context
 
 
@@ -4302,36 +4314,28 @@ def has_port(place: str) -> bool:
     return place.rpartition("]")[2].rpartition(":")[2].isdecimal() and ":" in place.rpartition("]")[2]
 
 
-def bypasses_proxy(url: Url, no_proxy: str) -> bool:
-    """True when NO_PROXY lists the host: `*`, a name or a suffix of it, an address, or a CIDR block."""
+def is_listed(url: Url, entry: str) -> bool:
+    """True when an entry of NO_PROXY, in lower case, means this host: a name or a suffix of it, an address, or a
+    CIDR block; with a port, only on that one.
+    """
     import ipaddress
 
+    name, port = entry, ""
+    if has_port(entry) and (entry.count(":") == 1 or entry[0] == "["):
+        name, _, port = entry.rpartition(":")
+    if port and int(port[:6]) != url.port:
+        return False
     try:
         address = ipaddress.ip_address(url.host)
     except ValueError:
-        address = None
-    if no_proxy.strip() == "*":
-        return True
-    for entry in no_proxy.replace(",", " ").lower().split():
-        name, port = entry, ""
-        if has_port(entry) and (entry.count(":") == 1 or entry[0] == "["):
-            name, _, port = entry.rpartition(":")
-        if port and int(port[:6]) != url.port:
-            continue
-        if address is not None:
-            try:
-                if "." not in name.partition("/")[2] and address in ipaddress.ip_network(
-                    name.strip("[]"), strict=False
-                ):
-                    return True
-            except ValueError:
-                pass
-            continue
         name = name[name[:1] == "." :]
         name = name[:-1] if name[-1:] == "." else name
-        if name and ("." + url.host.rstrip(".")).endswith("." + name):
-            return True
-    return False
+        return bool(name) and ("." + url.host.rstrip(".")).endswith("." + name)
+    try:
+        block = ipaddress.ip_network(name.strip("[]"), strict=False)
+    except ValueError:
+        return False
+    return address in block and "." not in name.partition("/")[2]  # not as a mask: 10.0.0.0/255.0.0.0
 
 
 def choose_proxy(url: Url, config: Config) -> Url | None:
@@ -4341,7 +4345,10 @@ def choose_proxy(url: Url, config: Config) -> Url | None:
     would leave this machine in the clear. HTTP_PROXY counts in upper case too. NO_PROXY takes ports.
     """
     wanted = config.proxies.get(url.scheme, "")
-    if not wanted or is_loopback(url.host) or bypasses_proxy(url, config.no_proxy):
+    entries = config.no_proxy.replace(",", " ").lower().split()
+    if not wanted or is_loopback(url.host) or config.no_proxy.strip() == "*":
+        return None
+    if any(is_listed(url, entry) for entry in entries):
         return None
     variable = config.source(url.scheme + "_proxy")
     scheme, _, rest = wanted.rpartition("://")
@@ -4391,15 +4398,21 @@ def final_response_class() -> Any:
     return FinalResponse
 
 
-def skew_hint(date: str, now: float) -> str:
-    """What to do when this host's clock is not the server's (its Date header), or "" when it is."""
+def parse_http_date(text: str) -> float | None:
+    """An HTTP date (RFC 9110 5.6.7) in seconds since 1970; None when it is none."""
     import email.utils
 
     try:
-        skew = now - email.utils.parsedate_to_datetime(date).timestamp()
+        return email.utils.parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
-        return ""
-    if abs(skew) <= MAX_CLOCK_SKEW_SECONDS:
+        return None
+
+
+def skew_hint(date: str, now: float) -> str:
+    """What to do when this host's clock is not the server's (its Date header), or "" when it is."""
+    stated = parse_http_date(date)
+    skew = now - stated if stated is not None else 0.0
+    if abs(skew) <= SKEW_HINT_SECONDS:
         return ""
     side = "ahead of" if skew > 0 else "behind"
     return "this host's clock is %.0f s %s the gateway's, so DPoP proofs look wrong there; set it" % (abs(skew), side)
@@ -4634,7 +4647,11 @@ class Http:
         url, trusted = request.url, self.is_trusted(request)
         proxy = choose_proxy(url, self.config)
         if url.scheme == "https" and trusted not in self._contexts:
-            self._contexts[trusted] = new_tls_context(self.config, trusted)
+            context = new_tls_context(self.config)
+            load_trust(context, self.config)
+            if trusted:
+                load_client(context, self.config)
+            self._contexts[trusted] = context
         host, port = (proxy.host, proxy.port) if proxy else (url.host, url.port)
         what = "the proxy %s:%d (%s)" % (host, port, self.config.source(url.scheme + "_proxy")) if proxy else ""
         try:
@@ -4813,10 +4830,7 @@ class Http:
             try:
                 response = self.exchange(request, attempt)
                 if response.status < 300 or response.status in take:
-                    try:
-                        return consume(response)
-                    finally:
-                        response.close()
+                    return self._consume(response, consume)
                 at_least = self.retry_after(response.headers)
                 failure, again = read_failure(response)
             except TransportError as error:
@@ -4828,17 +4842,20 @@ class Http:
             self.pause(self.backoff(attempt, at_least))
             attempt += 1
 
+    @staticmethod
+    def _consume(response: Response, consume: Callable[[Response], Json]) -> Json:
+        try:
+            return consume(response)
+        finally:
+            response.close()
+
     def retry_after(self, headers: Mapping[str, str]) -> float:
         """Retry-After in seconds from now (RFC 9110 10.2.3), 0 where there is none that can be read."""
-        import email.utils
-
         value = headers.get("retry-after", "").strip()
         if value.isascii() and value.isdecimal():
             return float(value[:9])
-        try:
-            return max(email.utils.parsedate_to_datetime(value).timestamp() - self.clock.now(), 0.0)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return 0.0
+        moment = parse_http_date(value)
+        return max(moment - self.clock.now(), 0.0) if moment is not None else 0.0
 
     def close(self) -> None:
         """Closes the idle connections."""
@@ -6937,10 +6954,6 @@ r11cczxP7AmD9NT1+0eWlL+9qDZIyuxzyrwDnha+LwNEonw3eZEVwj8zJA==
 TEST_BLOB = b"stella doctor"
 TEST_SIGNATURE = b"MEUCIQDJABZUq7v5JI/6l6wuJHpTctnUc7Weeb1grv6oSvVPFQIgd0T3BBIH6+j17KXeyMIr+Z8JjmIoANVg6PoECIwl2iU="
 
-MAX_CLOCK_SKEW_SECONDS = 300.0  # tokens and DPoP proofs are commonly accepted this early or late
-PROBE_SECONDS = 10.0  # for doctor's one request; a person waits for it
-SCARCE_BYTES = 1024 * MIB
-
 
 class Finding:
     """One line of doctor's report: `status` pass, warn, fail or skipped; only fail stops the work.
@@ -6974,29 +6987,42 @@ def examine_python(offline: bool) -> Finding:
     return Finding("python", "pass", detail)
 
 
+def examine_trust(context: Any, config: Config, offline: bool) -> Finding:
+    """The CAs that a connection would trust: loaded just as for one."""
+    import ssl
+
+    try:
+        place = load_trust(context, config)
+    except ConfigError as error:
+        return Finding("ca-file", "fail", error.message, "name a PEM file of CA certificates")
+    count = len(context.get_ca_certs())  # of a folder only those that a connection has needed
+    if config.ca_file:
+        source = config.source("ca_file")
+        return Finding(
+            "ca-file", "pass", "%s from %s%s" % (place, source, ": %d certificates" % count if count else "")
+        )
+    if place:
+        return Finding("ca-file", "pass", "the system's: %s" % place)
+    status = "fail" if config.server.startswith("https:") and not offline else "warn"
+    advice = "install ca-certificates, or name your CA's file with --ca-file or SSL_CERT_FILE"
+    return Finding("ca-file", status, "none; looked for %s" % ssl.get_default_verify_paths().openssl_cafile, advice)
+
+
 def examine_tls(app: App, offline: bool) -> list[Finding]:
-    """The TLS library, and which CAs it trusts."""
+    """The TLS library, which CAs it trusts, and the client certificate where one is set."""
     try:
         import ssl
     except ImportError:
         return [Finding("tls", "warn" if offline else "fail", "this Python has no ssl", "install the whole Python")]
-    library, wanted = Finding("tls", "pass", ssl.OPENSSL_VERSION), app.config.ca_file
-    if wanted:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context, config = new_tls_context(app.config), app.config
+    rows = [Finding("tls", "pass", ssl.OPENSSL_VERSION), examine_trust(context, config, offline)]
+    if config.client_cert or config.client_key:
         try:
-            load_trust(context, app.config)
+            load_client(context, config)
+            rows.append(Finding("client-cert", "pass", config.client_cert))
         except ConfigError as error:
-            return [library, Finding("ca-file", "fail", error.message, "name a PEM file of CA certificates")]
-        count = len(context.get_ca_certs())
-        what = "%d certificates" % count if count else "a folder, where they are looked up when needed"
-        return [library, Finding("ca-file", "pass", "%s from %s: %s" % (wanted, app.config.source("ca_file"), what))]
-    paths = ssl.get_default_verify_paths()
-    found = [path for path in (paths.cafile, paths.capath) if path]
-    if found or sys.platform == "win32":
-        return [library, Finding("ca-file", "pass", "the system's: %s" % (", ".join(found) or "the Windows store"))]
-    status = "fail" if app.config.server.startswith("https:") and not offline else "warn"
-    advice = "install ca-certificates, or name your CA's file with --ca-file or SSL_CERT_FILE"
-    return [library, Finding("ca-file", status, "none; looked for %s" % paths.openssl_cafile, advice)]
+            rows.append(Finding("client-cert", "fail", error.message, error.hint or "set both in the profile file"))
+    return rows
 
 
 def examine_verifier(name: str, app: App) -> Finding:
@@ -7067,8 +7093,6 @@ def examine_configuration(config: Config, offline: bool) -> list[Finding]:
 
 def judge_gateway(app: App, response: Response, here: str) -> list[Finding]:
     """What an answer says about gateway, token and clock."""
-    import email.utils
-
     where, status = app.config.server, response.status
     gateway = Finding("gateway", "pass", "%s answers" % where)
     if status == 200:
@@ -7084,10 +7108,10 @@ def judge_gateway(app: App, response: Response, here: str) -> list[Finding]:
         advice = "is that the gateway's root? see --server" if status in (404, 405) else "try again later"
         gateway = Finding("gateway", "fail", "%s answers with status %d" % (where, status), advice)
     response.close()
-    try:
-        skew = email.utils.parsedate_to_datetime(response.headers.get("date", "")).timestamp() - app.clock.now()
-    except (ValueError, TypeError, IndexError, OverflowError):
+    stated = parse_http_date(response.headers.get("date", ""))
+    if stated is None:
         return [gateway, Finding("clock", "skipped", "%s here; the gateway tells no time" % here)]
+    skew = stated - app.clock.now()
     detail = "%s here, %d s %s the gateway" % (here, abs(skew), "behind" if skew > 0 else "ahead of")
     if abs(skew) <= MAX_CLOCK_SKEW_SECONDS:
         return [gateway, Finding("clock", "pass", detail)]

@@ -184,6 +184,11 @@ FAULTS = [
     ("nobody-listens", {"STELLA_SERVER": "http://127.0.0.1:1"}, None, "gateway", "fail", "port 1"),
     ("ca-file-that-is-not-there", {"SSL_CERT_FILE": "/nowhere/ca.pem"}, None, "ca-file", "fail", "SSL_CERT_FILE"),
     ("ca-file-that-holds-none", {"CURL_CA_BUNDLE": "/dev/null"}, None, "ca-file", "fail", "CURL_CA_BUNDLE"),
+    ("ca-folder", {"SSL_CERT_FILE": "{tmp}"}, None, "ca-file", "pass", "SSL_CERT_FILE"),
+    ("client-cert-that-is-not-there", {"STELLA_PROFILE": "p"}, ("client_cert = 'no.pem'", 0o600), "client-cert", "fail",
+     "no.pem"),
+    ("client-key-alone", {"STELLA_PROFILE": "p"}, ("client_key = 'no.pem'", 0o600), "client-cert", "fail",
+     "client_cert is not"),
     ("proxy-that-is-socks", {"https_proxy": "socks5://p:1", "STELLA_SERVER": "https://x.example"}, None, "gateway",
      "fail", "https_proxy"),
     ("openssl-missing-for-dpop", {"STELLA_DPOP_KEY": "/k.pem"}, None, "openssl", "fail", "DPoP"),
@@ -215,6 +220,37 @@ def test_the_token_never_shows(host, gw):
     for words in (("--format", "table"), ("--format", "json"), ("--trace",)):
         done = host(*words)
         assert gw.token not in done.out + done.err
+
+
+def test_looking_at_tls_writes_no_session_keys(host, tmp_path):
+    """ssl.create_default_context would open the file that SSLKEYLOGFILE names."""
+    host("--offline", env={"SSLKEYLOGFILE": str(tmp_path / "keys.log"), "SSL_CERT_FILE": ""})
+    assert not (tmp_path / "keys.log").exists()
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["fallback", "nothing"])
+def test_cas_are_looked_for_as_a_connection_does(host, monkeypatch, tmp_path, found):
+    """A Python built elsewhere knows no CAs; stella looks where systems keep them."""
+    import ssl
+
+    paths = ssl.DefaultVerifyPaths(None, None, "SSL_CERT_FILE", "/no/cert.pem", "SSL_CERT_DIR", "/no/certs")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    monkeypatch.setattr(stella_module, "CA_PATHS", (str(tmp_path / "none"), str(tmp_path / "ca.pem")))
+    if found:
+        (tmp_path / "ca.pem").write_text("")
+        monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_: None)
+    row = findings(host("--offline"))["ca-file"]
+    assert (row["status"], (str(tmp_path) if found else "/no/cert.pem") in row["detail"]) == (
+        "pass" if found else "warn", True), row
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(200, "pass"), (-200, "pass"), (400, "warn"), (-400, "warn")])
+def test_clocks_a_little_apart_are_well(host, gw, monkeypatch, seconds, status):
+    import time
+
+    now = time.time()
+    monkeypatch.setattr(stella_module.Clock, "now", lambda _: now + seconds)
+    assert findings(host())["clock"]["status"] == status
 
 
 def test_offline_calls_nobody(host, gw):

@@ -188,7 +188,8 @@ def test_a_server_that_is_never_content_is_an_error_and_no_loop(ask, answers, as
     [
         (-3600, "3600 s ahead of the gateway's"),
         (3600, "s behind the gateway's"),
-        (2, "get a new token"),
+        (60, "s behind the gateway's"),
+        (20, "get a new token"),
         (None, "get a new token"),
     ],
 )
