@@ -3871,6 +3871,7 @@ class Request:
         self.body = body
         self.timeout = timeout
         self.anonymous = anonymous
+        self.nonce = ""  # what the DPoP proof of the last attempt carried
 
 
 class ChunkDecoder:
@@ -4277,13 +4278,10 @@ class DpopSigner:
         x, y = (base64url(number.to_bytes(32, "big")) for number in point)
         self.jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
 
-    def take_nonce(self, nonce: str) -> bool:
-        """Remembers the server's nonce; True when it is a new one. What is no nonce (RFC 9449 8.1) is left alone."""
-        valid = all("!" <= char <= "~" and char not in '"\\' for char in nonce)
-        if not nonce or not valid or nonce == self.nonce:
-            return False
-        self.nonce = nonce
-        return True
+    def take_nonce(self, nonce: str) -> None:
+        """Remembers the server's nonce; what is none (RFC 9449 8.1) is left alone."""
+        if nonce and all("!" <= char <= "~" and char not in '"\\' for char in nonce):
+            self.nonce = nonce
 
     def proof(self, method: str, url: Url, now: float) -> str:
         """A fresh proof for one attempt (RFC 9449 4.2)."""
@@ -4611,6 +4609,7 @@ class Http:
             return headers
         if self._dpop is None:
             self._dpop = DpopSigner(self.config)
+        request.nonce = self._dpop.nonce
         headers["Authorization"] = "DPoP " + self.config.token
         headers["DPoP"] = self._dpop.proof(request.method, request.url, self.clock.now())
         return headers
@@ -4760,9 +4759,10 @@ class Http:
         if self._dpop is None or not self.is_trusted(request):
             return False
         nonce = response.headers.get("dpop-nonce", "")
-        fresh = self._dpop.take_nonce(nonce)
+        self._dpop.take_nonce(nonce)
         if response.status != 401:
             return False
+        fresh = self._dpop.nonce == nonce != request.nonce  # another connection may have learnt it meanwhile
         asked = "use_dpop_nonce" in response.headers.get("www-authenticate", "")
         if fresh and not challenged:
             return True
@@ -6047,7 +6047,7 @@ class Transfer:
                 self._from(url)
                 return str(self.digest.hexdigest(lambda done: self.view.show(done, self.expected.size, "checking ")))
             except StellaError as error:
-                if index + 1 == len(sources) or isinstance(error, (LocalError, VerificationError, ConfigError)):
+                if index + 1 == len(sources) or isinstance(error, (LocalError, VerificationError)):
                     raise
                 self.app.console.warn("the %s failed (%s); going on with the gateway" % (name, error.message))
         raise NetworkError("the run has no source for its bundle")
@@ -6114,6 +6114,8 @@ class Transfer:
             if plan.action == "finish":
                 self.pieces.clear()
                 return
+            if self.done_bytes() and (plan.action == "restart" or (plan.action == "take" and plan.start != piece.at)):
+                self.app.console.warn("starting again from zero: %s" % plan.reason)
             if plan.action == "restart":
                 self.connections = 1
                 self.restart()
@@ -6293,7 +6295,7 @@ class SideBySide:
         failures = 0
         try:
             piece = piece or self._next_piece()
-            while piece is not None:
+            while piece is not None and not self.stopping:
                 before = piece.at
                 try:
                     self._fetch(piece, response, end)
