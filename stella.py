@@ -1833,6 +1833,8 @@ def check_age(manifest: Document | None, max_age_days: float | None, now: float)
 # to the point, knows sparse files, GNU long names and guessing, and skips what it does not understand.
 # This one reads ustar and PAX headers (POSIX.1-2017, pax, "Extended Description") and refuses the rest:
 # what two readers of tar could read in two ways is refused too.
+
+
 class ArchiveError(ValueError):
     """The archive is not exactly what the manifest says, or not an archive that can be trusted."""
 
@@ -2097,49 +2099,23 @@ FORMATS = ("table", "json", "yaml")
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 SETTINGS = (
     Setting("server", "text", "--server", ("STELLA_SERVER",), "server", "https://stella.local", "URL", "gateway root"),
-    Setting(
-        "tenant", "text", "--tenant", ("STELLA_TENANT",), "tenant", "", "ID", "tenant, for tokens of several tenants"
-    ),
+    Setting("tenant", "text", "--tenant", ("STELLA_TENANT",), "tenant", "", "ID",
+            "tenant, for tokens of several tenants"),
     Setting("token", "text", "", ("STELLA_TOKEN",), "token", "", "", "bearer token"),
     Setting("token_file", "path", "", (), "token_file", "", "", "file that holds the token"),
-    Setting(
-        "format",
-        "text",
-        "--format",
-        (),
-        "format",
-        "",
-        "table|json|yaml",
-        "output form; default: table on a terminal, else json",
-    ),
-    Setting(
-        "object_endpoint", "text", "", ("STELLA_EXPORT_OBJECT_ENDPOINT",), "object_endpoint", "", "", "object store"
-    ),
-    Setting(
-        "ca_file",
-        "path",
-        "--ca-file",
-        CA_VARIABLES,
-        "ca_file",
-        "",
-        "FILE",
-        "CA bundle to trust instead of the system's",
-    ),
+    Setting("format", "text", "--format", (), "format", "", "table|json|yaml",
+            "output form; default: table on a terminal, else json"),
+    Setting("object_endpoint", "text", "", ("STELLA_EXPORT_OBJECT_ENDPOINT",), "object_endpoint", "", "",
+            "object store"),
+    Setting("ca_file", "path", "--ca-file", CA_VARIABLES, "ca_file", "", "FILE",
+            "CA bundle to trust instead of the system's"),
     Setting("client_cert", "path", "", (), "client_cert", "", "", "client certificate"),
     Setting("client_key", "path", "", (), "client_key", "", "", "its private key"),
     Setting("tls_strict", "switch", "", (), "tls_strict", True, "", "Python 3.13's strict CA checks"),
     Setting("timeout", "number", "--timeout", (), "timeout", 30.0, "SECONDS", "longest wait for a byte; default 30"),
     Setting("retries", "count", "--retries", (), "retries", 5, "N", "retries of one operation; default 5"),
-    Setting(
-        "retry_delay",
-        "number",
-        "--retry-delay",
-        (),
-        "retry_delay",
-        0.5,
-        "SECONDS",
-        "base delay between retries; default 0.5",
-    ),
+    Setting("retry_delay", "number", "--retry-delay", (), "retry_delay", 0.5, "SECONDS",
+            "base delay between retries; default 0.5"),
     Setting("dpop_key", "path", "", ("STELLA_DPOP_KEY",), "dpop_key", "", "", "DPoP key (RFC 9449)"),
     Setting("cosign", "text", "", ("STELLA_COSIGN",), "", "", "", "cosign program"),
     Setting("zstd", "text", "", ("STELLA_ZSTD",), "", "", "", "zstd program"),
@@ -2151,7 +2127,7 @@ SETTINGS = (
     Setting("https_proxy", "text", "", ("https_proxy", "HTTPS_PROXY"), "", "", "", "proxy for https"),
     Setting("http_proxy", "text", "", ("http_proxy", "HTTP_PROXY"), "", "", "", "proxy for http"),
     Setting("no_proxy", "text", "", ("no_proxy", "NO_PROXY"), "", "", "", "hosts that take no proxy"),
-)
+)  # fmt: skip
 
 
 def proxy_userinfo(proxy: str) -> str:
@@ -2818,6 +2794,10 @@ class Console:
     """
 
     def __init__(self, config: Config | None = None) -> None:
+        self.configure(config)
+
+    def configure(self, config: Config | None) -> None:
+        """What there is to know; without a configuration, before there is one, as plain as can be."""
         self.columns_wanted = config.columns if config else 0
         self.dumb = config.dumb if config else True
         self.color = config.color if config else False
@@ -2884,7 +2864,7 @@ class Console:
     def exact(self, data: bytes) -> None:
         """A server's bytes as they are; a terminal gets text that cannot move its cursor."""
         if self.out_is_terminal:
-            self.document(data.decode("utf-8", "backslashreplace"), "")
+            self.document(data.decode("utf-8", "backslashreplace"))
         else:
             self.write_bytes(data)
 
@@ -2900,11 +2880,11 @@ class Console:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         self.write_bytes((self.redacted(text) + "\n").encode(encoding, "backslashreplace"))
 
-    def document(self, text: str, end: str = "\n") -> None:
-        """JSON or YAML on standard output: always UTF-8, lone surrogates as the escapes they came as."""
+    def document(self, text: str) -> None:
+        """JSON, YAML or a script on standard output: always UTF-8, lone surrogates as the escapes they came as."""
         if self.out_is_terminal:
             text = "".join(char if is_visible(char) or char == "\n" else json_escape(char) for char in text)
-        self.write_bytes((text + end).encode("utf-8", "backslashreplace"))
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
 
     def err(self, text: str) -> None:
         """A line on standard error; when that is closed or full there is nobody to tell."""
@@ -5132,23 +5112,30 @@ class App:
 
     def show(self, document: Json, view: Callable[[], list[str]], output: str = "", query: str = "") -> None:
         """A document as --query, --output and --format ask for it; `view` makes the lines of the table form."""
+        wanted = self.format()
         if query:
             value = query_value(document, query)
             text = value if isinstance(value, str) else json_text(value)
-            if output and output != "-":
-                write_files([(output, (text + "\n").encode("utf-8", "backslashreplace"))])
-            else:
-                self.console.document(text)
-            return
-        wanted = self.format()
-        if wanted == "table" and not output:
+        elif wanted == "table" and not output:
             self.console.view(view())
             return
-        text = yaml_text(document) if wanted == "yaml" else json_text(document)
-        if output and output != "-":
-            write_files([(output, (text + "\n").encode("utf-8", "backslashreplace"))])
         else:
-            self.console.document(text)
+            text = yaml_text(document) if wanted == "yaml" else json_text(document)
+        self.write([text + "\n"], output)
+
+    def write(self, texts: Iterable[str], output: str) -> None:
+        """Texts to standard output as they come, or to the file of --output, which appears when it is whole."""
+        if not output or output == "-":
+            for text in texts:
+                self.console.document(text)
+            return
+        file = AtomicFile(output)
+        try:
+            for text in texts:
+                file.write(text.encode("utf-8", "backslashreplace"))
+            file.commit()
+        finally:
+            file.discard()
 
 
 def progress_text(run: Document) -> str:
@@ -5231,21 +5218,6 @@ def profile_view(profile: Document) -> list[str]:
     ])  # fmt: skip
 
 
-def write_list(app: App, texts: Iterable[str], output: str) -> None:
-    """Texts to standard output as they come, or to a file that appears when it is whole."""
-    if not output or output == "-":
-        for text in texts:
-            app.console.document(text, "")
-        return
-    file = AtomicFile(output)
-    try:
-        for text in texts:
-            file.write(text.encode("utf-8", "backslashreplace"))
-        file.commit()
-    finally:
-        file.discard()
-
-
 def queried_items(pages: Iterable[Page], query: str) -> Json:
     """What --query looks into: of a list only as much as its first step needs."""
     first = query.partition(".")[0]
@@ -5304,7 +5276,7 @@ def show_list(
         if not any(table.widths):
             app.console.out("\n".join(table.lines([])))
         return
-    write_list(app, yaml_pages(pages) if wanted == "yaml" else json_pages(pages), output)
+    app.write(yaml_pages(pages) if wanted == "yaml" else json_pages(pages), output)
 
 
 # ---- profiles --------------------------------------------------------------------------------------
@@ -5835,7 +5807,7 @@ def watch_run(app: App, run_id: str, url: Url, as_json: bool, follow: bool, dead
             if not as_json:
                 view.show(batch, watcher.trouble)
             elif batch:
-                app.console.document("\n".join([encoder.line(event) for event in batch]))
+                app.console.document("".join([encoder.line(event) + "\n" for event in batch]))
     except DeadlineError:
         message = "run %s is still active after %g seconds" % (printable(run_id), deadline or 0)
         raise DeadlineError(message, hint="watch it further with: %s" % again) from None
@@ -6947,6 +6919,9 @@ def kit_view(report: Document) -> list[str]:
 
 # ---- doctor --------------------------------------------------------------------------------------
 
+# ---- doctor --------------------------------------------------------------------------------------
+
+
 # A signature made once with a key that was then thrown away: what a working verifier must accept.
 TEST_KEY = b"""-----BEGIN PUBLIC KEY-----
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAErtGzJPQ0wqaW5jpzFElw5EeEnXoF
@@ -7725,11 +7700,7 @@ DOCTOR = Command(
 
 def cmd_completion(app: App, args: Any) -> int:
     """A script on standard output, made from COMMANDS."""
-    text = COMPLETIONS[args.shell_id]()
-    if args.output and args.output != "-":
-        write_files([(args.output, (text + "\n").encode())])
-    else:
-        app.console.out(text)
+    app.write([COMPLETIONS[args.shell_id]() + "\n"], args.output)
     return EXIT_OK
 
 
@@ -8147,7 +8118,7 @@ def run_command(argv: Sequence[str], console: Console) -> int:
         config = load_config_anyway(flags)
     else:
         config = load_config(flags, with_token=bool(command.scope))
-    console.__init__(config)  # type: ignore[misc]
+    console.configure(config)
     for warning in config.warnings:
         console.warn(warning)
     app = App(config, console, Clock())
