@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -39,8 +40,8 @@ CHECKS = [
 
 
 @pytest.fixture(autouse=True)
-def _versions_are_asked_once(monkeypatch):
-    attacks.remember_versions(monkeypatch)
+def _a_question_is_asked_once(monkeypatch):
+    attacks.remember_answers(monkeypatch)
 
 
 def run(cli, words, verifier="builtin", **options):
@@ -705,8 +706,7 @@ def test_2000_one_byte_changes_and_none_is_taken(cli, tmp_path, monkeypatch):
     }
     assert run(cli, words).code == 0
     source, taken = random.Random(20251029), []
-    for turn in range(2000):
-        name = sorted(good)[turn % len(good)]
+    for name, turn in itertools.product(sorted(good), range(334)):
         data = bytearray(good[name])
         place = source.randrange(len(data))
         data[place] = source.choice(
@@ -715,14 +715,14 @@ def test_2000_one_byte_changes_and_none_is_taken(cli, tmp_path, monkeypatch):
         if data == good[name]:
             data[place] ^= 0x80
         (tmp_path / name).write_bytes(data)
-        done = run(
-            cli, words if name == "export.tar.zst" else [*words, "--no-artifacts"]
-        )  # fewer checks, more to slip through
-        (tmp_path / name).write_bytes(good[name])
+        # without the members there are fewer checks, and more to slip through
+        done = run(cli, words if name == "export.tar.zst" else [*words, "--no-artifacts"])
         assert done.code in (0, 20, 30), done
         if done.code == 0:
             taken.append((name, place))
             assert white_space_only(name, good[name], bytes(data)), (name, place, bytes(data))
+        if turn == 333:
+            (tmp_path / name).write_bytes(good[name])
     assert len(taken) < 60, taken
     assert {name for name, _ in taken} <= {"export.json.sig", "acme.pub"}, taken
 
