@@ -920,10 +920,12 @@ def split_words(texts: Iterable[str]) -> list[str]:
 
 def query_value(value: Json, path: str) -> Json:
     """The value at a dotted path (`progress.percent`, `0.runId`); ValidationError when it is not there."""
+    import re
+
     for step in path.split("."):
         if isinstance(value, dict) and step in value:
             value = value[step]
-        elif isinstance(value, list) and step.isdecimal() and step.isascii() and int(step[:9]) < len(value):
+        elif isinstance(value, list) and re.fullmatch("[0-9]{1,9}", step) and int(step) < len(value):
             value = value[int(step)]
         else:
             there = (
@@ -2169,7 +2171,7 @@ class Config:
         self.traceparent: str = values["traceparent"]
         self.dumb: bool = values["term"] in ("dumb", "")
         self.color = not values["no_color"] and not self.dumb  # https://no-color.org: set and not empty
-        self.columns = int(values["columns"]) if str(values["columns"]).isdecimal() else 0
+        self.columns = int(values["columns"][:5]) if values["columns"].isdecimal() else 0
         self.trace: bool = values["trace"]
         self.allow_http: bool = values["allow_http"]
         self.sources = sources
@@ -3007,11 +3009,19 @@ def remove_file(path: str) -> None:
         pass
 
 
+def open_descriptor(path: str) -> int:
+    """N of /dev/fd/N, which a shell's `>(command)` is, too, and of its other names, else -1."""
+    import re
+
+    match = re.fullmatch(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", path)
+    return int(match.group(1)) if match else {"/dev/stdout": 1, "/dev/stderr": 2}.get(path, -1)
+
+
 class AtomicFile:
     """A file that appears at `path` on commit, whole, or not at all.
 
     A link is written through to its target; something that is no regular file, such as /dev/null or a
-    FIFO, is written to directly, because a rename would replace it.
+    FIFO, is written to directly, because a rename would replace it, and so is a file that is open already.
     """
 
     def __init__(self, path: str) -> None:
@@ -3022,6 +3032,9 @@ class AtomicFile:
         self._file: BinaryIO | None = None
         make_parents(self.path)
         try:
+            if open_descriptor(path) >= 0:
+                self._file = os.fdopen(os.dup(open_descriptor(path)), "wb")
+                return
             mode = os.stat(self.path).st_mode if os.path.lexists(self.path) else 0
             if stat.S_ISDIR(mode):
                 raise LocalError("cannot write %s: it is a folder" % printable(path))
@@ -3029,7 +3042,8 @@ class AtomicFile:
                 self._file = open(self.path, "wb")  # noqa: SIM115 - closed in close() or discard()
                 return
             folder, name = os.path.split(self.path)
-            temporary = os.path.join(folder, ".%s.%s.tmp" % (name[:80], os.urandom(6).hex()))
+            start = os.fsencode(name)[:80].decode("utf-8", "ignore")  # a name has at most 255 bytes
+            temporary = os.path.join(folder, ".%s.%s.tmp" % (start, os.urandom(6).hex()))
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
             self.temporary = temporary
             self._file = os.fdopen(descriptor, "wb")
@@ -3635,6 +3649,12 @@ def widen_pipe(descriptor: int) -> None:
             pass
 
 
+def decompresses(zstd: str) -> bool:
+    """True when this zstd gives back what was packed into a frame made once."""
+    status, out, _ = run_program([zstd, "-dcq"], feed=bytes.fromhex("28b52ffd00583100007374656c6c61"))
+    return status == 0 and out == b"stella"
+
+
 class ArchiveSource:
     """A bundle file as a stream of tar bytes; hashes the compressed file in the same pass.
 
@@ -3724,8 +3744,11 @@ class ArchiveSource:
             if self._process is None:
                 self._start_program()
             count: int = self._process.stdout.readinto(view)
-            if not count and self._process.wait() != 0:
+            status = 0 if count else self._process.wait()
+            if status > 0 and decompresses(self._program):
                 raise ArchiveError("the zstd stream is damaged, or goes on after its end")
+            if status:
+                raise ConfigError("%s does not work (exit status %d)" % (printable(self._program), status))
             return count
         if self._new_codec is not None:
             return self._inflate(view, self._new_codec)
@@ -4977,7 +5000,10 @@ class Gateway:
             if not isinstance(items, list):
                 answer = parse_answer(data, response)  # now with a limit to its nesting, as its text is wanted
                 raise ProtocolError("the list of %s has no items: %s" % (noun, quoted(json_text(answer, False))))
-            return Page(items, data.decode("utf-8")), as_text(answer.get("nextCursor"))
+            cursor = answer.get("nextCursor")
+            if not isinstance(cursor, (str, type(None))):  # taken for the end, it would cut the list short
+                raise ProtocolError("the list of %s has a nextCursor that is no string" % noun)
+            return Page(items, data.decode("utf-8")), cursor or ""
 
         request = Request("GET", self.url(noun, query=query), {"Accept": "application/json"})
         fetched: tuple[Page, str] = self.http.fetch(request, consume)
@@ -6611,6 +6637,9 @@ def check_artifacts(manifest: Document | None, source: ArchiveSource) -> Check:
         return check_members(artifacts, source.fill, hashlib.sha256)
     except ValueError as error:
         return Check("artifacts", "fail", str(error))
+    except ConfigError as error:
+        error.hint = "mend it, set STELLA_ZSTD, or check the rest with --no-artifacts"
+        return Check("artifacts", "skipped", error.message, error)
 
 
 def verify_bundle(config: Config, evidence: Evidence, artifacts_wanted: bool) -> list[Check]:
@@ -7035,8 +7064,7 @@ def examine_zstd(app: App) -> Finding:
     try:
         path = find_program("zstd", app.config)
         if path:
-            status, out, _ = run_program([path, "-dcq"], feed=bytes.fromhex("28b52ffd00583100007374656c6c61"))
-            if status == 0 and out == b"stella":
+            if decompresses(path):
                 return Finding("zstd", "pass", path)
             return Finding("zstd", "fail", "%s does not decompress" % path, "mend it, or set STELLA_ZSTD")
     except StellaError as error:

@@ -476,6 +476,27 @@ def test_host_that_cannot_decompress(cli, tmp_path, request, name):
     assert ("zstd" in done.err) is (code == 30)
 
 
+BROKEN_ZSTD = {
+    "library missing": ("#!/bin/sh\nexit 127\n", "does not work (exit status 127)"),
+    "killed": ("#!/bin/sh\nkill -9 $$\n", "does not work (exit status -9)"),
+    "no interpreter": ("#!/no/such\n", "cannot run"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_ZSTD)
+def test_zstd_that_does_not_work_is_the_host_s_fault_and_not_the_bundle_s(cli, tmp_path, monkeypatch, name):
+    script, says = BROKEN_ZSTD[name]
+    program = tmp_path / "zstd"
+    program.write_text(script)
+    program.chmod(0o755)
+    done = run(cli, zstd_kit().write(tmp_path / "kit"), STELLA_ZSTD=str(program))
+    assert done.code == 30, done
+    assert says in done.err
+    assert "or check the rest with --no-artifacts" in done.err
+    assert (statuses(done)["bundle"], statuses(done)["artifacts"]) == ("pass", "skipped")
+    assert done.json()["verified"] is False
+
+
 class FakeZstd:
     """The interface of Python 3.14's compression.zstd.ZstdDecompressor, over zlib behind zstd's magic number."""
 
