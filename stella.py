@@ -3268,6 +3268,8 @@ class PartFile:
     def finish(self) -> None:
         """The bytes are right: give them their final name."""
         self.sync()
+        if os.name == "nt":
+            self.file.close()  # Windows renames no open file
         try:
             os.replace(self.path, self.target)
         except OSError as error:
@@ -5910,9 +5912,6 @@ class StreamSink:
     def write_sidecar(self, facts: Document) -> None:
         """A stream has no sidecar."""
 
-    def sync(self) -> None:
-        """A stream is not flushed to disk."""
-
     def digester(self) -> StreamSink:
         """What computes the digest, from the start: this sink itself."""
         import hashlib
@@ -6011,7 +6010,6 @@ class Transfer:
         self.connections = connections
         self.pieces: list[Piece] = []
         self.answers = 0  # how many answers the bytes were put together from
-        self.attempts = 0
         self.source = ""
         self.view = TransferView(app, name)
         self.lock = threading.RLock()  # for `pieces`, and for writing: whoever stops a connection knows that it stopped
@@ -6090,23 +6088,22 @@ class Transfer:
         """
         failures = 0
         while self.pieces:
-            before, at_least = self.done_bytes(), 0.0
+            before = self.done_bytes()
             if before and not (self.expected.sha256 or is_strong(self.expected.etag)):
                 self.restart()  # nothing could tell that the rest belongs to what is here
             try:
-                self._attempt(url)
-                continue
+                self._attempt(url, failures + 1)
             except TransportError as error:
-                reason, at_least = error.message, error.retry_after
-            failures = 1 if self.done_bytes() - before >= CHUNK_BYTES else failures + 1
-            if failures > self.app.config.retries:
-                raise NetworkError("the download of run %s is incomplete: %s" % (self.run_id, reason))
-            self.http.pause(self.http.backoff(failures, at_least))
+                failures = 1 if self.done_bytes() - before >= CHUNK_BYTES else failures + 1
+                if failures > self.app.config.retries:
+                    fault = "the download of run %s is incomplete: %s" % (printable(self.run_id), error.message)
+                    raise NetworkError(fault) from None
+                self.http.pause(self.http.backoff(failures, error.retry_after))
 
-    def _attempt(self, url: Url) -> None:
+    def _attempt(self, url: Url, attempt: int) -> None:
         """One request and what follows from its answer; TransportError when it broke off."""
         piece, parallel = self.pieces[0], self.wants_pieces()
-        response = self.open(url, piece.at, piece.end if parallel else None)
+        response = self.open(url, piece.at, piece.end if parallel else None, attempt)
         try:
             plan = self._plan(response, piece, parallel)
             if plan.action == "finish":
@@ -6129,12 +6126,11 @@ class Transfer:
         finally:
             response.close(reuse=True)
 
-    def open(self, url: Url, start: int, end: int | None) -> Response:
+    def open(self, url: Url, start: int, end: int | None, attempt: int) -> Response:
         """An answer of status 200, 206 or 416 to one request; else the error that it stands for."""
-        self.attempts += 1
         headers = {"Accept": "*/*", **range_headers(start, end, self.expected.etag)}
         request = Request("GET", url, headers, anonymous=self.source != "gateway")
-        response = self.http.exchange(request, self.attempts)
+        response = self.http.exchange(request, attempt)
         if response.status in (200, 206, 416):
             return response
         failure, again = read_failure(response)
@@ -6296,7 +6292,7 @@ class SideBySide:
             while piece is not None and not self.stopping:
                 before = piece.at
                 try:
-                    self._fetch(piece, response, end)
+                    self._fetch(piece, response, end, failures + 1)
                     failures = 0
                 except TransportError as error:
                     if isinstance(error, OddAnswerError) or self.stopping:
@@ -6347,12 +6343,12 @@ class SideBySide:
             free.taken = True
             return free
 
-    def _fetch(self, piece: Piece, response: Response | None, end: int | None) -> None:
+    def _fetch(self, piece: Piece, response: Response | None, end: int | None, attempt: int) -> None:
         """The rest of one piece, or as much of it as one answer holds; `response`: the one to a request up to `end`."""
         transfer = self.transfer
         if response is None:
             end = piece.end  # another connection may take a part of it before the answer comes
-            response = transfer.open(self.url, piece.at, end)
+            response = transfer.open(self.url, piece.at, end, attempt)
         with self.news:
             self.open.append(response)
             transfer.answers += 1
