@@ -33,10 +33,13 @@ demo: ## run the guide's CI recipe against a local gateway, then tamper with it
 	@$(check-tools)
 	@PYTHON='$(PYTHON)' sh tests/demo.sh
 
+# Two Pythons at a time; the output of each comes in one piece, when it has ended.
 test: tools ## run the tests with the real cosign, zstd and openssl (ARGS='-k resume' picks some; PYTHONS=all)
-	@pythons='$(PYTHONS)'; case $$pythons in all | ends) pythons=$$(sh tests/pythons.sh "$$pythons") ;; esac; \
-	for python in $$pythons; do \
-	  echo "make: the suite on $$python" && $(MAKE) --no-print-directory test-one PYTHON="$$python" || exit 1; done
+	@pythons='$(PYTHONS)'; case $$pythons in all | ends) pythons=$$(sh tests/pythons.sh "$$pythons") || exit 1 ;; esac; \
+	set -- $$pythons; [ $$# -gt 1 ] || exec $(MAKE) --no-print-directory test-one PYTHON="$$1"; \
+	logs=$$(mktemp -d); trap 'rm -rf "$$logs"' EXIT; export ARGS='$(ARGS)' logs MAKE='$(MAKE)'; \
+	printf '%s\n' "$$@" | xargs -P 2 -I '{}' sh -c 'log=$$logs/$$$$; echo "make: the suite on {}"; status=0; \
+	  $$MAKE --no-print-directory test-one PYTHON="{}" >"$$log" 2>&1 || status=1; cat "$$log"; exit $$status'
 
 test-one: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/python -m pytest -c tests/pytest.ini --rootdir=. $(ARGS)
