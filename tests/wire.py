@@ -1,6 +1,7 @@
 """Raw servers for tests of trust: what arrives is kept byte for byte, what is answered is written byte for byte.
 
     with Wire(answer) as other:            # answer(Seen) -> bytes, or bytes; a list: one after the other
+                                           # or pieces of bytes, in which RESET and SILENCE end the connection
         other.port, other.url              # http://127.0.0.1:PORT, or https:// with `context`
         other.seen                         # requests: line, method, target, headers (lower case), body, raw
         other.bytes                        # everything that any connection sent, decrypted
@@ -13,10 +14,16 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 import threading
+from collections.abc import Iterable
 from typing import Any, Callable, Union
 
-Answer = Union[bytes, Callable[["Seen"], bytes], list]
+from gateway import drain
+
+RESET, SILENCE = object(), object()  # the connection is reset once all has arrived; nothing more until the peer closes
+Pieces = Union[bytes, Iterable[Any]]
+Answer = Union[Pieces, Callable[["Seen"], Pieces], list]
 
 
 def reply(status: int, body: bytes = b"", *headers: str) -> bytes:
@@ -85,6 +92,7 @@ class Wire:
             except OSError:
                 return
             peer.settimeout(10)
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open.append(peer)
             self._start(self._serve, peer)
 
@@ -119,11 +127,24 @@ class Wire:
                     self._pass(peer, seen)
                     return
                 data = self._next(seen)
-                peer.sendall(data)
-                if b"Connection: close" in data or not data:
+                pieces = iter([data] if isinstance(data, bytes) else data)
+                head = next(pieces)
+                self._write(peer, head)
+                for piece in pieces:
+                    self._write(peer, piece)
+                if not isinstance(head, bytes) or b"Connection: close" in head or not head:
                     return
 
-    def _next(self, seen: Seen) -> bytes:
+    def _write(self, peer: socket.socket, piece: Any) -> None:
+        if piece is SILENCE:
+            peer.recv(1)
+        elif piece is RESET:
+            drain(peer)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            peer.sendall(piece)
+
+    def _next(self, seen: Seen) -> Pieces:
         answer = self.answer
         if isinstance(answer, list):
             answer = answer.pop(0) if len(answer) > 1 else answer[0]
