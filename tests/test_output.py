@@ -253,6 +253,18 @@ def test_json_and_yaml_on_a_terminal_are_escaped_and_still_the_same_value(cli, g
             assert done.json() == json.loads(text)
 
 
+def test_signed_bytes_are_exact_in_a_pipe_and_harmless_on_a_terminal(cli, gw, terminal, monkeypatch):
+    data = '{"a": "\u202e\x9b2J",\r\n "b": 1}\n'.encode() + b"\xff\x1b[2J"
+    for shown in (True, False):
+        monkeypatch.setattr(stella.Console, "_is_terminal", staticmethod(lambda _, shown=shown: shown))
+        gw.order(Fault("GET", r"/manifest$", status=200, body=data))
+        done = cli("manifest", "x", gw=gw, env=terminal)
+        if shown:
+            assert done.out == '{"a": "\\u202e\\u009b2J",\\r\n "b": 1}\n\\xff\\u001b[2J'
+        else:
+            assert done.out_bytes == data
+
+
 def test_lone_surrogate_stays_an_escape(cli, gw):
     answer_with(gw, '{"a": "\\ud83d"}')
     assert cli("profile", "show", "x", gw=gw).out == '{\n  "a": "\\ud83d"\n}\n'
