@@ -24,7 +24,7 @@ TYPED   = stella.py tests/gateway.py vendor/fetch vendor/kit
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-one audit bench kit vendor clean tools
+.PHONY: help demo test test-one audit bench kit release vendor clean tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ bench: $(BENCH_ENV)/installed vendor tools ## measure beside curl, openssl and o
 kit: vendor ## pack dist/stella-offline-kit-VERSION.tar.gz, the same bytes each time (KEY=release.pem signs it)
 	@$(PYTHON) vendor/fetch --zstd
 	@$(PYTHON) vendor/kit $(if $(KEY),--key '$(KEY)')
+
+release: vendor ## build dist/ for a server: stella.py, install.sh, the kit, SHA256SUMS; the same bytes each time (KEY=)
+	@$(PYTHON) vendor/fetch --zstd
+	@rm -rf dist
+	@$(PYTHON) vendor/kit --release $(if $(KEY),--key '$(KEY)')
 
 vendor: ## put the real cosign 2 and 3 into vendor/bin (what came from where: vendor/bin/COSIGN.txt)
 	@$(PYTHON) vendor/fetch

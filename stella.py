@@ -920,10 +920,12 @@ def split_words(texts: Iterable[str]) -> list[str]:
 
 def query_value(value: Json, path: str) -> Json:
     """The value at a dotted path (`progress.percent`, `0.runId`); ValidationError when it is not there."""
+    import re
+
     for step in path.split("."):
         if isinstance(value, dict) and step in value:
             value = value[step]
-        elif isinstance(value, list) and step.isdecimal() and step.isascii() and int(step[:9]) < len(value):
+        elif isinstance(value, list) and re.fullmatch("[0-9]{1,9}", step) and int(step) < len(value):
             value = value[int(step)]
         else:
             there = (
@@ -2169,7 +2171,7 @@ class Config:
         self.traceparent: str = values["traceparent"]
         self.dumb: bool = values["term"] in ("dumb", "")
         self.color = not values["no_color"] and not self.dumb  # https://no-color.org: set and not empty
-        self.columns = int(values["columns"]) if str(values["columns"]).isdecimal() else 0
+        self.columns = int(values["columns"][:5]) if values["columns"].isdecimal() else 0
         self.trace: bool = values["trace"]
         self.allow_http: bool = values["allow_http"]
         self.sources = sources
@@ -3007,11 +3009,19 @@ def remove_file(path: str) -> None:
         pass
 
 
+def open_descriptor(path: str) -> int:
+    """N of /dev/fd/N, which a shell's `>(command)` is, too, and of its other names, else -1."""
+    import re
+
+    match = re.fullmatch(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", path)
+    return int(match.group(1)) if match else {"/dev/stdout": 1, "/dev/stderr": 2}.get(path, -1)
+
+
 class AtomicFile:
     """A file that appears at `path` on commit, whole, or not at all.
 
     A link is written through to its target; something that is no regular file, such as /dev/null or a
-    FIFO, is written to directly, because a rename would replace it.
+    FIFO, is written to directly, because a rename would replace it, and so is a file that is open already.
     """
 
     def __init__(self, path: str) -> None:
@@ -3022,6 +3032,9 @@ class AtomicFile:
         self._file: BinaryIO | None = None
         make_parents(self.path)
         try:
+            if open_descriptor(path) >= 0:
+                self._file = os.fdopen(os.dup(open_descriptor(path)), "wb")
+                return
             mode = os.stat(self.path).st_mode if os.path.lexists(self.path) else 0
             if stat.S_ISDIR(mode):
                 raise LocalError("cannot write %s: it is a folder" % printable(path))
@@ -3029,7 +3042,8 @@ class AtomicFile:
                 self._file = open(self.path, "wb")  # noqa: SIM115 - closed in close() or discard()
                 return
             folder, name = os.path.split(self.path)
-            temporary = os.path.join(folder, ".%s.%s.tmp" % (name[:80], os.urandom(6).hex()))
+            start = os.fsencode(name)[:80].decode("utf-8", "ignore")  # a name has at most 255 bytes
+            temporary = os.path.join(folder, ".%s.%s.tmp" % (start, os.urandom(6).hex()))
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
             self.temporary = temporary
             self._file = os.fdopen(descriptor, "wb")
@@ -3254,6 +3268,8 @@ class PartFile:
     def finish(self) -> None:
         """The bytes are right: give them their final name."""
         self.sync()
+        if os.name == "nt":
+            self.file.close()  # Windows renames no open file
         try:
             os.replace(self.path, self.target)
         except OSError as error:
@@ -3635,6 +3651,12 @@ def widen_pipe(descriptor: int) -> None:
             pass
 
 
+def decompresses(zstd: str) -> bool:
+    """True when this zstd gives back what was packed into a frame made once."""
+    status, out, _ = run_program([zstd, "-dcq"], feed=bytes.fromhex("28b52ffd00583100007374656c6c61"))
+    return status == 0 and out == b"stella"
+
+
 class ArchiveSource:
     """A bundle file as a stream of tar bytes; hashes the compressed file in the same pass.
 
@@ -3724,8 +3746,11 @@ class ArchiveSource:
             if self._process is None:
                 self._start_program()
             count: int = self._process.stdout.readinto(view)
-            if not count and self._process.wait() != 0:
+            status = 0 if count else self._process.wait()
+            if status > 0 and decompresses(self._program):
                 raise ArchiveError("the zstd stream is damaged, or goes on after its end")
+            if status:
+                raise ConfigError("%s does not work (exit status %d)" % (printable(self._program), status))
             return count
         if self._new_codec is not None:
             return self._inflate(view, self._new_codec)
@@ -4977,7 +5002,10 @@ class Gateway:
             if not isinstance(items, list):
                 answer = parse_answer(data, response)  # now with a limit to its nesting, as its text is wanted
                 raise ProtocolError("the list of %s has no items: %s" % (noun, quoted(json_text(answer, False))))
-            return Page(items, data.decode("utf-8")), as_text(answer.get("nextCursor"))
+            cursor = answer.get("nextCursor")
+            if not isinstance(cursor, (str, type(None))):  # taken for the end, it would cut the list short
+                raise ProtocolError("the list of %s has a nextCursor that is no string" % noun)
+            return Page(items, data.decode("utf-8")), cursor or ""
 
         request = Request("GET", self.url(noun, query=query), {"Accept": "application/json"})
         fetched: tuple[Page, str] = self.http.fetch(request, consume)
@@ -5884,9 +5912,6 @@ class StreamSink:
     def write_sidecar(self, facts: Document) -> None:
         """A stream has no sidecar."""
 
-    def sync(self) -> None:
-        """A stream is not flushed to disk."""
-
     def digester(self) -> StreamSink:
         """What computes the digest, from the start: this sink itself."""
         import hashlib
@@ -5985,7 +6010,6 @@ class Transfer:
         self.connections = connections
         self.pieces: list[Piece] = []
         self.answers = 0  # how many answers the bytes were put together from
-        self.attempts = 0
         self.source = ""
         self.view = TransferView(app, name)
         self.lock = threading.RLock()  # for `pieces`, and for writing: whoever stops a connection knows that it stopped
@@ -6064,23 +6088,22 @@ class Transfer:
         """
         failures = 0
         while self.pieces:
-            before, at_least = self.done_bytes(), 0.0
+            before = self.done_bytes()
             if before and not (self.expected.sha256 or is_strong(self.expected.etag)):
                 self.restart()  # nothing could tell that the rest belongs to what is here
             try:
-                self._attempt(url)
-                continue
+                self._attempt(url, failures + 1)
             except TransportError as error:
-                reason, at_least = error.message, error.retry_after
-            failures = 1 if self.done_bytes() - before >= CHUNK_BYTES else failures + 1
-            if failures > self.app.config.retries:
-                raise NetworkError("the download of run %s is incomplete: %s" % (self.run_id, reason))
-            self.http.pause(self.http.backoff(failures, at_least))
+                failures = 1 if self.done_bytes() - before >= CHUNK_BYTES else failures + 1
+                if failures > self.app.config.retries:
+                    fault = "the download of run %s is incomplete: %s" % (printable(self.run_id), error.message)
+                    raise NetworkError(fault) from None
+                self.http.pause(self.http.backoff(failures, error.retry_after))
 
-    def _attempt(self, url: Url) -> None:
+    def _attempt(self, url: Url, attempt: int) -> None:
         """One request and what follows from its answer; TransportError when it broke off."""
         piece, parallel = self.pieces[0], self.wants_pieces()
-        response = self.open(url, piece.at, piece.end if parallel else None)
+        response = self.open(url, piece.at, piece.end if parallel else None, attempt)
         try:
             plan = self._plan(response, piece, parallel)
             if plan.action == "finish":
@@ -6103,12 +6126,11 @@ class Transfer:
         finally:
             response.close(reuse=True)
 
-    def open(self, url: Url, start: int, end: int | None) -> Response:
+    def open(self, url: Url, start: int, end: int | None, attempt: int) -> Response:
         """An answer of status 200, 206 or 416 to one request; else the error that it stands for."""
-        self.attempts += 1
         headers = {"Accept": "*/*", **range_headers(start, end, self.expected.etag)}
         request = Request("GET", url, headers, anonymous=self.source != "gateway")
-        response = self.http.exchange(request, self.attempts)
+        response = self.http.exchange(request, attempt)
         if response.status in (200, 206, 416):
             return response
         failure, again = read_failure(response)
@@ -6270,7 +6292,7 @@ class SideBySide:
             while piece is not None and not self.stopping:
                 before = piece.at
                 try:
-                    self._fetch(piece, response, end)
+                    self._fetch(piece, response, end, failures + 1)
                     failures = 0
                 except TransportError as error:
                     if isinstance(error, OddAnswerError) or self.stopping:
@@ -6321,12 +6343,12 @@ class SideBySide:
             free.taken = True
             return free
 
-    def _fetch(self, piece: Piece, response: Response | None, end: int | None) -> None:
+    def _fetch(self, piece: Piece, response: Response | None, end: int | None, attempt: int) -> None:
         """The rest of one piece, or as much of it as one answer holds; `response`: the one to a request up to `end`."""
         transfer = self.transfer
         if response is None:
             end = piece.end  # another connection may take a part of it before the answer comes
-            response = transfer.open(self.url, piece.at, end)
+            response = transfer.open(self.url, piece.at, end, attempt)
         with self.news:
             self.open.append(response)
             transfer.answers += 1
@@ -6611,6 +6633,9 @@ def check_artifacts(manifest: Document | None, source: ArchiveSource) -> Check:
         return check_members(artifacts, source.fill, hashlib.sha256)
     except ValueError as error:
         return Check("artifacts", "fail", str(error))
+    except ConfigError as error:
+        error.hint = "mend it, set STELLA_ZSTD, or check the rest with --no-artifacts"
+        return Check("artifacts", "skipped", error.message, error)
 
 
 def verify_bundle(config: Config, evidence: Evidence, artifacts_wanted: bool) -> list[Check]:
@@ -7035,8 +7060,7 @@ def examine_zstd(app: App) -> Finding:
     try:
         path = find_program("zstd", app.config)
         if path:
-            status, out, _ = run_program([path, "-dcq"], feed=bytes.fromhex("28b52ffd00583100007374656c6c61"))
-            if status == 0 and out == b"stella":
+            if decompresses(path):
                 return Finding("zstd", "pass", path)
             return Finding("zstd", "fail", "%s does not decompress" % path, "mend it, or set STELLA_ZSTD")
     except StellaError as error:

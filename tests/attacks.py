@@ -72,20 +72,23 @@ def zstd(data: bytes) -> bytes:
     return subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
 
 
-ANSWERS: dict[tuple[str, ...], tuple[int, bytes, bytes]] = {}
+ANSWERS: dict[str, tuple[int, bytes, bytes]] = {}
 DIGEST_OF_PROGRAM = functools.lru_cache(maxsize=None)(stella.file_facts)
 
 
-def remember_versions(monkeypatch: Any) -> None:
-    """What a program says of itself is the same for all tests; what it says of files is asked each time."""
+def remember_answers(monkeypatch: Any) -> None:
+    """The same program asked the same about the same bytes in the same surroundings is started once a session."""
     real = stella.run_program
 
     def run(command: list[str], home: str = "", feed: bytes = b"", without: str = "") -> tuple[int, bytes, bytes]:
-        if home or feed or without:
-            return real(command, home, feed, without)
-        if tuple(command) not in ANSWERS:
-            ANSWERS[tuple(command)] = real(command)
-        return ANSWERS[tuple(command)]
+        program = Path(command[0])
+        version = (program.stat().st_mtime_ns, program.stat().st_size) if program.is_file() else ()
+        files = sorted((path.name, path.read_bytes()) for path in Path(home).iterdir()) if home else []
+        words = [word.replace(home, "@") if home else word for word in command]
+        question = repr((words, version, files, feed, without, stella.inherited_environment()))
+        if question not in ANSWERS:
+            ANSWERS[question] = real(command, home, feed, without)
+        return ANSWERS[question]
 
     monkeypatch.setattr(stella, "run_program", run)
     monkeypatch.setattr(stella, "file_facts", DIGEST_OF_PROGRAM)

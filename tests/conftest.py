@@ -24,6 +24,11 @@ ROOT = Path(__file__).resolve().parent.parent
 STELLA = ROOT / "stella.py"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
+# Under nohup, or in a script's background, these arrive ignored, and every process started here would inherit that.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
 
 class Result:
     """What one invocation left: `code` (negative: ended by that signal), `out` and `err` as text."""

@@ -31,8 +31,8 @@ def said(done):
 
 
 @pytest.fixture(autouse=True)
-def _versions_are_asked_once(monkeypatch):
-    attacks.remember_versions(monkeypatch)
+def _a_question_is_asked_once(monkeypatch):
+    attacks.remember_answers(monkeypatch)
 
 
 # What does not touch a signature is the same for all four; tests/audit runs all by all.

@@ -253,6 +253,7 @@ ENVIRONMENTS = {
     "dumb-terminal": {"TERM": "dumb"},
     "20-columns": {"COLUMNS": "20", "TERM": "xterm"},
     "columns-that-are-none": {"COLUMNS": "wide"},
+    "columns-without-end": {"COLUMNS": "9" * 5000},
     "nothing-but-path": dict.fromkeys(set(os.environ) - {"PATH"}),
     "odd-variables": {"PYTHONPATH": "/nowhere", "PYTHONHASHSEED": "0", "TZ": "Pacific/Kiritimati", "LANGUAGE": "xx"},
 }

@@ -7,6 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -77,6 +80,46 @@ def test_signed_for_openssl_and_cosign(tree, tmp_path):
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     (folder / "SHA256SUMS").write_text("")
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+RELEASE = ["SHA256SUMS", "install.sh", "stella-offline-kit-0.22.0.tar.gz", "stella-offline-kit-0.22.0.tar.gz.sha256",
+           "stella.py"]
+
+
+def test_release_is_the_same_bytes_from_another_clone(tree, tmp_path):
+    """Two clones, in folders and at times of their own: every file of dist/ is the same."""
+    make(tree, "--release")
+    other = tmp_path / "another clone"
+    shutil.copytree(tree, other, symlinks=True, ignore=lambda *_: {"dist"})
+    for path in other.rglob("*"):
+        os.utime(path, (1, 1))
+    make(other, "--release", TZ="Asia/Tokyo", HOME="/nowhere", LC_ALL="C", PYTHONHASHSEED="7")
+    first, second = ({path.name: path.read_bytes() for path in (root / "dist").iterdir()} for root in (tree, other))
+    assert sorted(first) == RELEASE
+    assert first == second
+
+
+def test_release_folder_is_what_install_sh_fetches(tree, tmp_path):
+    make(tree, "--release")
+    dist = tree / "dist"
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=dist, check=True)
+    assert [line.split("  ")[1] for line in (dist / "SHA256SUMS").read_text().splitlines()] == sorted(
+        set(RELEASE) - {"SHA256SUMS", RELEASE[3]})
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(dist))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        done = subprocess.run(["sh", "-s", "--", "--prefix", str(tmp_path / "prefix"), "--from",
+                               f"http://127.0.0.1:{server.server_port}"], input=(dist / "install.sh").read_bytes(),
+                              capture_output=True, timeout=60, check=False)
+        server.shutdown()
+        thread.join()
+    assert (done.returncode, b"SHA-256 is right" in done.stdout) == (0, True), done
+    assert (tmp_path / "prefix/lib/stella/stella.py").read_bytes() == (dist / "stella.py").read_bytes()
 
 
 @pytest.mark.parametrize(("gone", "says"), [

@@ -113,6 +113,7 @@ BROKEN = {
     "no items": b"{}", "items null": b'{"items": null}', "items an object": b'{"items": {}}', "a list": b"[]",
     "NaN": b'{"items": [NaN]}', "cut off": b'{"items": [{"a": 1}',
     "no items, deep": b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}",
+    "number as cursor": b'{"items": [{}], "nextCursor": 2}', "object as cursor": b'{"items": [], "nextCursor": {}}',
     "nested": b'{"items": [' + b"[" * 70 + b"]" * 70 + b"]}",
     "nested and long": b'{"items": ["a",' + b"[" * 2000 + b"]" * 2000 + b"]}", "HTML": b"<html>", "empty": b"",
 }

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 import stella
+from conftest import STELLA, surroundings
 from gateway import Fault
 
 E_ACUTE = "e\u0301"  # one column, two characters
@@ -286,7 +289,9 @@ def test_query(cli, gw, path, text):
         assert (done.code, done.out) == (0, text), done
 
 
-@pytest.mark.parametrize("path", ["x", "runId.x", "progress.0", "progress..percent", ".", "runId.0", "-1"])
+@pytest.mark.parametrize("path", ["x", "runId.x", "progress.0", "progress..percent", ".", "runId.0", "-1",
+                                  "distribution.9", "distribution.\u0660", "distribution.0000000009",
+                                  "distribution." + "0" * 5000])
 def test_query_for_what_is_not_there_is_exit_10(cli, gw, path):
     answer_with(gw, json.dumps(RUN), r"/runs/x$")
     done = cli("run", "show", "x", "--query", path, gw=gw)
@@ -296,7 +301,8 @@ def test_query_for_what_is_not_there_is_exit_10(cli, gw, path):
 
 def test_query_of_a_list(cli, gw):
     assert cli("profile", "list", "--query", "0.profileId", gw=gw).out == "prof-json-raw\n"
-    assert cli("profile", "list", "--query", "99.profileId", gw=gw).code == 10
+    for path in ("99.profileId", "0000000099", "0" * 5000):
+        assert cli("profile", "list", "--query", path, gw=gw).code == 10
 
 
 # ---- --output
@@ -333,6 +339,30 @@ def test_output_is_a_whole_file_in_new_folders_or_stdout(cli, gw, tmp_path, word
         assert done.code == 0, done
         assert isinstance(done.json(), (dict, list))
     gw.release()
+
+
+@pytest.mark.parametrize("name", ["\u6f22" * 85, "\udcff" * 255, "a" * 255], ids=["CJK", "not UTF-8", "ASCII"])
+def test_output_may_have_the_longest_name_there_is(cli, gw, tmp_path, name):
+    assert cli("profile", "list", "--output", tmp_path / name, gw=gw).code == 0
+    assert os.listdir(tmp_path) == [name]
+
+
+OPEN_ALREADY = {
+    "log that goes on": ("--output /dev/stdout >>log", "head\nactive\ntail\n"),
+    "pipe": ("--output /dev/stdout | cat >>log", "head\nactive\ntail\n"),
+    "stderr": ("--output /dev/stderr 2>>log", "head\nactive\ntail\n"),
+    "descriptor": ("--output /dev/fd/7 7>>log", "head\nactive\ntail\n"),
+    "not open": ("--output /dev/fd/77 2>/dev/null", "head\ntail\n"),
+}
+
+
+@pytest.mark.parametrize(("words", "log"), OPEN_ALREADY.values(), ids=OPEN_ALREADY)
+def test_output_that_is_open_already_is_written_on_and_not_replaced(gw, tmp_path, words, log):
+    command = f"'{sys.executable}' '{STELLA}' export profile show prof-json-raw --query status"
+    script = f"echo head >>log; {command} {words}; echo tail >>log"
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, env=surroundings(gw), check=True)
+    assert (tmp_path / "log").read_text() == log
+    assert os.listdir(tmp_path) == ["log"]
 
 
 def test_output_as_yaml(cli, gw, tmp_path):

@@ -833,7 +833,7 @@ def odd_answer():
     """The whole bundle where one connection of several asked for a piece."""
     transfer = MagicMock(lock=threading.RLock(), expected=stella.Expected(9, "", '"x"'), pieces=[])
     response = MagicMock(status=200, headers={})
-    stella.SideBySide(transfer, URL)._fetch(stella.Piece(3, 6), response, 6)
+    stella.SideBySide(transfer, URL)._fetch(stella.Piece(3, 6), response, 6, 1)
 
 
 def refuse():

@@ -32,7 +32,7 @@ VERIFIERS = ("builtin", "openssl", *COSIGNS)
 
 @pytest.mark.parametrize("verifier", VERIFIERS)
 def test_every_attack_has_one_verdict(cli, tmp_path, monkeypatch, verifier):
-    attacks.remember_versions(monkeypatch)
+    attacks.remember_answers(monkeypatch)
     env = {"STELLA_COSIGN": COSIGNS[verifier]} if verifier in COSIGNS else {}
     for name, row in ATTACKS.items():
         kit = Kit()
