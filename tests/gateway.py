@@ -172,7 +172,7 @@ def parse_time(text: Any) -> datetime:
 
 
 def parse_body(body: bytes) -> JSON:
-    """One JSON object, strictly: no duplicate keys, no NaN. Raises RefusedError(400)."""
+    """One JSON object, strictly: no duplicate keys, no NaN, no half surrogate pair. Raises RefusedError(400)."""
     def unique(pairs: list[tuple[str, Any]]) -> JSON:
         if len({key for key, _ in pairs}) != len(pairs):
             raise ValueError("duplicate key")
@@ -183,6 +183,7 @@ def parse_body(body: bytes) -> JSON:
 
     try:
         document = json.loads(body.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        json.dumps(document, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as problem:
         raise invalid("the request body is not JSON", [detail("", str(problem))], 400) from problem
     if not isinstance(document, dict):
@@ -534,7 +535,8 @@ class Profile:
     created: str
     updated: str
     status: str = "active"
-    revision: int = 1
+    revision: int = 1  # rises when the profile is replaced
+    version: int = 1  # rises with every change
 
     def document(self) -> JSON:
         return {"profileId": self.profile_id, **self.fields, "status": self.status,
@@ -542,7 +544,7 @@ class Profile:
 
     @property
     def etag(self) -> str:
-        return f'"{self.profile_id}-{self.revision}"'
+        return f'"{self.profile_id}-{self.version}"'
 
 
 def seeded_profiles(moment: str) -> dict[str, Profile]:
@@ -1299,12 +1301,13 @@ class Api:
         if structural:
             raise invalid("structural changes need a new revision", [
                 detail(f"/{name}", "can only be replaced as a whole (PUT)") for name in structural])
-        return self._revise(profile, {**profile.fields, **changes})
+        return self._change(profile, {**profile.fields, **changes})
 
     def replace_profile(self, request: Request, caller: Caller, profile_id: str) -> Reply:
         profile, document = self._matching(request, caller, profile_id), request.json()
         check_profile(document)
-        return self._revise(profile, {**copy.deepcopy(PROFILE_DEFAULTS), **document})
+        profile.revision += 1
+        return self._change(profile, {**copy.deepcopy(PROFILE_DEFAULTS), **document})
 
     def archive_profile(self, request: Request, caller: Caller, profile_id: str) -> Reply:
         return self._set_status(request, caller, profile_id, "archived")
@@ -1321,7 +1324,7 @@ class Api:
         if profile.status == status:
             return json_reply(200, profile.document(), {"ETag": profile.etag})
         profile.status = status
-        return self._revise(profile, profile.fields)
+        return self._change(profile, profile.fields)
 
     def _matching(self, request: Request, caller: Caller, profile_id: str,
                   archived_too: bool = False) -> Profile:
@@ -1330,14 +1333,14 @@ class Api:
         condition = request.headers.get("If-Match") or "*"
         if condition.strip() != "*" and profile.etag not in re.findall(r'(?:W/)?"[^"]*"', condition):
             raise RefusedError(412, "ERR_EXPORT_003", f"profile {profile_id} was changed by someone else",
-                          [f"it is at revision {profile.revision}"])
+                          [f"it is at version {profile.version}"])
         if profile.status == "archived" and not archived_too:
             raise RefusedError(409, "ERR_EXPORT_003", f"profile {profile_id} is archived: restore it first")
         return profile
 
-    def _revise(self, profile: Profile, fields: JSON) -> Reply:
+    def _change(self, profile: Profile, fields: JSON) -> Reply:
         check_profile(fields)
-        profile.fields, profile.revision, profile.updated = fields, profile.revision + 1, self.store.now()
+        profile.fields, profile.version, profile.updated = fields, profile.version + 1, self.store.now()
         return json_reply(200, profile.document(), {"ETag": profile.etag})
 
     # -- runs
