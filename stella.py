@@ -133,6 +133,7 @@ PAGE_ITEMS = 200
 RECENT_RUNS = 50
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 120.0
+TOLD_WAIT_SECONDS = 5.0  # a longer wait before the next attempt is told of
 MAX_CLOCK_SKEW_SECONDS = 300.0  # for doctor: tokens are commonly accepted this early or late
 SKEW_HINT_SECONDS = 30.0  # after a refused DPoP proof: clocks this far apart are named as the likely cause
 MAX_STREAM_RETRY_SECONDS = 30.0
@@ -734,7 +735,11 @@ def resolve_url(base: Url, reference: str) -> Url:
 
     if not reference.isprintable() or " " in reference:
         raise ValueError("has spaces or control characters")
-    return parse_url(urljoin("%s://%s%s" % (base.scheme, base.authority, base.target), reference))
+    try:
+        joined = urljoin("%s://%s%s" % (base.scheme, base.authority, base.target), reference)
+    except ValueError:
+        raise ValueError("is not a valid URL") from None
+    return parse_url(joined)
 
 
 def is_loopback(host: str) -> bool:
@@ -4844,7 +4849,10 @@ class Http:
                 raise failure
             if attempt > self.config.retries:
                 raise give_up(failure, attempt)
-            self.pause(self.backoff(attempt, at_least))
+            seconds = self.backoff(attempt, at_least)
+            if seconds >= TOLD_WAIT_SECONDS:
+                self.console.err("stella: %s; asking again in %.0f s" % (printable(failure.message), seconds))
+            self.pause(seconds)
             attempt += 1
 
     @staticmethod

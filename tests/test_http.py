@@ -225,7 +225,10 @@ def test_retry_after(cli, gw, clock, chance, case, status):
     value, seconds = RETRY_AFTER[case]
     value = http_date(value) if isinstance(value, int) else value.encode().decode("latin-1")
     gw.order(Fault(status=status, head={"Retry-After": value}))
-    assert cli(*READ, gw=gw).code == 0
+    done = cli(*READ, gw=gw)
+    assert done.code == 0
+    told = f"with status {status}; asking again in " in done.err
+    assert (told, done.err.count("\n")) == (seconds > 4, seconds > 4), "nobody stares at silence for two minutes"
     assert clock.slept == [pytest.approx(seconds, abs=0 if "date" not in case else 10)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -220,6 +221,7 @@ def test_a_redirect_to_no_place_is_an_error_in_one_line(cli, gw, location):
         result = cli("run", "ls", env={"STELLA_SERVER": bad.url, "STELLA_TOKEN": "t-oken-t"})
     assert result.code == 1, result
     assert "redirects GET" in result.err
+    assert re.search(r" to a place that (?:is|has|holds) |more than 5 times", result.err), result
     assert "secret" not in result.err
     assert len(bad.seen) == 1 or location == ""
 
