@@ -5871,10 +5871,10 @@ def fetch_outcome(app: App, run_id: str, watcher: Watcher, run: Document) -> Doc
         return {**run, "status": watcher.status, "error": watcher.final.get("error")}
 
 
-def raise_for_status(run_id: str, status: str, run: Document) -> None:
-    """RunFailedError unless the run succeeded or is still active."""
+def raise_for_status(run_id: str, status: str, run: Document, final: Document | None = None) -> None:
+    """RunFailedError unless the run succeeded or is still active; `final` is what its last event said."""
     if status in ("failed", "cancelled", "expired"):
-        error = as_dict(run.get("error"))
+        error = as_dict(run.get("error") or (final or {}).get("error"))
         reason = as_text(error.get("message"))
         verb = {"expired": "has expired", "cancelled": "was cancelled", "failed": "failed"}[status]
         message = "run %s %s%s" % (run_id, verb, ": " + reason if reason else "")
@@ -7428,17 +7428,19 @@ def cmd_run_submit(app: App, args: Any) -> int:
     run_id = as_text(run.get("runId"))
     if not run_id:
         raise ProtocolError("the gateway accepted the run and gave no runId: %s" % quoted(json_text(run, False)))
-    status = ""
+    status, final = "", {}
     if args.wait:
         app.console.err("stella: submitted run %s" % printable(run_id))
         watcher = watch_run(app, run_id, app.gateway.link(run, "events"), False, True, args.deadline)
-        status, run = watcher.status, fetch_outcome(app, run_id, watcher, run)
+        status, final, run = watcher.status, watcher.final, fetch_outcome(app, run_id, watcher, run)
     try:
         app.show(run, lambda: run_view(run), args.output, args.query)
-    except ValidationError:  # --query found nothing, perhaps because the run failed
-        raise_for_status(run_id, status, run)
+    except StellaError as error:
+        if isinstance(error, ValidationError):  # --query found nothing, perhaps because the run failed
+            raise_for_status(run_id, status, run, final)
+        error.details.append("the run was submitted; see: stella export run show %s" % shell_word(run_id))
         raise
-    raise_for_status(run_id, status, run)
+    raise_for_status(run_id, status, run, final)
     return EXIT_OK
 
 
@@ -7517,7 +7519,7 @@ def cmd_run_watch(app: App, args: Any) -> int:
         app.show(run, lambda: run_view(run), args.output)
     if not args.json and args.output != "-":
         app.console.out(outcome_text(args.run_id, status, run))
-    raise_for_status(args.run_id, status, run)
+    raise_for_status(args.run_id, status, run, watcher.final)
     return EXIT_OK
 
 

@@ -552,6 +552,20 @@ def test_submit_wait_of_a_failed_run_is_exit_13_whatever_the_query_finds(cli, gw
     assert (done.code, done.out) == (13, "")
 
 
+def test_reason_that_only_the_event_knows_is_told(cli, center):
+    error = {"code": "ERR_EXPORT_005", "message": "no key"}
+    done = cli("run", "watch", RUN, gw=center(Answer(frame(1, "run.failed", {"error": error})), run=document("failed")))
+    assert done.code == 13
+    assert f"stella: run {RUN} failed: no key (ERR_EXPORT_005)\n" in done.err
+
+
+@pytest.mark.parametrize("words", [("--query", "runID"), ("--output", "/dev/null/x")])
+def test_submitted_run_is_named_where_it_cannot_be_shown(cli, gw, words):
+    done = cli("run", "submit", "prof-json-raw", *words, gw=gw)
+    assert (done.code, done.out) == (10 if "--query" in words else 1, "")
+    assert f"  the run was submitted; see: stella export run show {max(gw.store.runs)}\n" in done.err
+
+
 def test_deadline_without_wait_is_a_mistake(cli, gw):
     assert cli("run", "submit", "prof-json-raw", "--deadline", "5", gw=gw).code == 2
     assert gw.store.runs == {}
