@@ -151,9 +151,9 @@ def test_odd_answer_to_one_of_several(get, name, place):
         done, kept = get(server)
     assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
     assert server.asked[0] == FIRST
-    # Back to one connection is for good.
+    # Back to one connection is for good; what the other three had asked for may still arrive.
     single = [is_one_connection(text) for text in server.asked]
-    assert single == sorted(single)
+    assert True not in single or single[single.index(True):].count(False) <= (3 if place else 0)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.ever is not None and "slices" not in name])

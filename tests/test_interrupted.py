@@ -1,0 +1,244 @@
+"""Contract 4, `download`: faults by chance, a full disk, two processes; then --resume."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from conftest import ROOT, Result, surroundings
+from scripted import RUN, Kept, Say, Scripted
+from test_connections import CONTENT, overlap, small, spans
+from test_download import QUICK, synced, target
+
+__all__ = ["small", "synced", "target"]  # fixtures
+
+SEED = 20251029
+# The same small pieces as `small`, in a process of its own.
+CODE = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import stella
+stella.PARALLEL_BYTES, stella.PIECE_BYTES, stella.SPLIT_BYTES, stella.FILL_SECONDS = 65536, 16384, 8192, 0.01
+sys.exit(stella.main())
+"""
+
+
+@pytest.fixture
+def start():
+    """start(server, words..., before=()): `stella export download RUN` as a process; killed at the end if need be."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def run(server, *words, before=()):
+        command = [*before, sys.executable, "-c", CODE, "export", "download", RUN, *QUICK, *map(str, words)]
+        children.append(subprocess.Popen(command, env=surroundings(server), stdout=subprocess.PIPE,
+                                         stderr=subprocess.PIPE))
+        return children[-1]
+
+    yield run
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+def end(child, timeout=60):
+    out, err = child.communicate(timeout=timeout)
+    return Result(child.returncode, out, err)
+
+
+# ---- faults by chance ----------------------------------------------------------------------------
+
+def any_fault(chance: random.Random, content: bytes, other: bytes, digest: bool) -> Say:
+    """One odd answer; what no client could notice without a digest only where there is one."""
+    size = len(content)
+    at = chance.choice([0, 1, chance.randrange(size), chance.randrange(size), size - 1])
+    faults = [
+        Say(cut=at), Say(cut=at), Say(reset=at), Say(framing="chunked", cut=at), Say(framing="close", cut=at),
+        Say(status=200, cut=at), Say(status=200), Say(status=206), Say(status=416), Say(slice=at + 1),
+        Say(shift=chance.randrange(-99, 99) or 1), Say(total=str(size + 1)), Say(total="*"), Say(raw=b""),
+        Say(raw=b"nonsense\r\n\r\n"), Say(raw=b"", reset=0), Say(framing="chunked"), Say(framing="endless"),
+        Say(framing="close"), Say(extra=b"more"), Say(framing="close", extra=b"more"), Say(etag=""),
+        Say(etag='W/"v1"'), Say(content=other, etag='"v2"'), Say(content=other, etag='"v2"', cut=at),
+        Say(head={"Content-Encoding": "br"}), Say(head={"Content-Range": None}), Say(status=503), Say(status=429),
+        Say(head={"Content-Length": str(size + 9)}), Say(interim=b"HTTP/1.1 103 Early\r\n\r\n"), Say(silence=at),
+    ]
+    if digest:
+        faults += [Say(flip=at), Say(flip=at, cut=at // 2), Say(content=other), Say(status=206, content=other)]
+    return chance.choice(faults)
+
+
+def play(chance, cli, target):
+    """One schedule: a server with faults, then an honest one and --resume."""
+    size, digest = chance.randrange(20_000, 200_000), chance.random() < 0.8
+    content, other = chance.randbytes(size), chance.randbytes(size + chance.choice([0, 0, 1]))
+    script = [any_fault(chance, content, other, digest) for _ in range(chance.randrange(1, 7))]
+    after = any_fault(chance, content, other, digest) if chance.random() < 0.4 else Say()
+    connections = chance.choice([1, 1, 2, 4, 8])
+    before = b"what was here" if chance.random() < 0.3 else None
+    shutil.rmtree(target.parent, ignore_errors=True)
+    target.parent.mkdir()
+    if before is not None:
+        target.write_bytes(before)
+    words = ("download", RUN, "--output", target, "--connections", connections, "--retry-delay", "0")
+    # Without a digest, a whole other version with its own ETag is as good as the first.
+    right = [content] if digest else [content, other]
+    with Scripted(content, *script, after=after, digest=digest) as server:
+        done = cli(*words, "--retries", chance.randrange(4), "--timeout", "0.05", gw=server)
+        kept = Kept(target)
+        story = (script, after, connections, digest, server.asked, kept.names, done)
+        assert done.code in (0, 20, 21), story
+        if done.code == 0:
+            assert kept.target in right, story
+            assert kept.names == ["bundle"], story
+            return
+        assert kept.target == before, story
+        assert [name for name in kept.names if name != "bundle"] in ([], ["bundle.part", "bundle.part.json"]), story
+        server.script, server.after = [], Say()
+        server.asked.clear()
+        recorded = kept.recorded()
+        done = cli(*words, "--resume", gw=server)
+        kept = Kept(target)
+        assert (done.code, kept.names, kept.target == content) == (0, ["bundle"], True), (*story, server.asked, done)
+        if digest and not any(say.flip or say.content for say in (*script, after)):
+            assert connections == 1 or overlap(spans(server.asked, size), recorded) == 0, (*story, recorded)
+
+
+@pytest.mark.parametrize("batch", range(20))
+def test_faults_by_chance_never_give_wrong_bytes_a_name(cli, target, batch):
+    for number in range(25):
+        play(random.Random(f"{SEED} {batch} {number}"), cli, target)
+
+
+def test_closed_pipe_ends_it_by_sigpipe(start):
+    with Scripted(CONTENT * 10) as server:
+        child = start(server, "--output", "-")
+        child.stdout.read(10)
+        child.stdout.close()
+        child.stdout = None
+        child.wait(30)
+    assert child.returncode == -signal.SIGPIPE
+
+
+# ---- two at once -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("connections", [1, 4])
+def test_second_process_on_one_file_leaves_with_30_and_the_first_goes_on(start, cli, target, connections):
+    held, release = threading.Event(), threading.Event()
+    words = ("--output", target, "--connections", connections)
+    with Scripted(CONTENT) as server:
+        server.moment, server.act = 50_000, lambda: (held.set(), release.wait(30))
+        first = start(server, *words, "--timeout", "30")
+        assert held.wait(30)
+        try:
+            others = [end(start(server, *words, *options)) for options in ((), ("--resume",))]
+            other = target.with_name("other")
+            third = cli("download", RUN, *QUICK, "--output", other, gw=server)
+        finally:
+            release.set()
+        done = end(first)
+    for second in others:
+        assert second.code == 30, second
+        assert "another process" in second.err
+    assert third.code == 0, third
+    assert (done.code, target.read_bytes() == CONTENT, other.read_bytes() == CONTENT) == (0, True, True), done
+    assert Kept(target).names == ["bundle", "other"]
+
+
+# ---- a full disk -----------------------------------------------------------------------------------
+
+# A tmpfs of $1 KiB at $0, in a mount namespace that ends with the process; what lies there is copied to $2. Where no
+# namespace can be had, a limit on the size of files stands in: EFBIG for ENOSPC.
+TMPFS = """size=$1 out=$2; shift 2
+mount -t tmpfs -o "size=${size}k" none "$0" && cd "$0" || exit 99
+"$@"; code=$?; cp -a . "$out"; exit $code"""
+LIMIT = 'size=$1 out=$2; shift 2; ulimit -f $((size * 2)); cd "$0"; "$@"; code=$?; cp -a . "$out"; exit $code'
+
+
+def small_disk(folder, kilobytes, out):
+    """(the command in front of stella, whether it is a disk of its own)"""
+    probe = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(folder)], check=False,
+                           capture_output=True) if shutil.which("unshare") else None
+    real = probe is not None and probe.returncode == 0
+    front = ["unshare", "-rm", "sh", "-c", TMPFS] if real else ["sh", "-c", LIMIT]
+    return [*front, str(folder), str(kilobytes), str(out)], real
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("disk", "out"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "disk", tmp_path / "out"
+
+
+def test_disk_that_is_too_small_is_noticed_before_the_transfer(start, folders):
+    front, real = small_disk(folders[0], 200, folders[1])
+    with Scripted(CONTENT) as server:
+        done = end(start(server, "--output", "bundle", before=front))
+    assert done.code == 1, done
+    if real:
+        assert server.asked == []
+        assert "293.0 KiB" in done.err
+        assert "free" in done.err
+        assert os.listdir(folders[1]) == []
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+def test_disk_that_fills_up_stops_it_and_part_is_kept(start, cli, folders, connections):
+    """Another program's file takes the room when 2.5 MB are on their way."""
+    disk, out = folders
+    content = CONTENT * 10
+    front, real = small_disk(disk, 4000, out)
+    if not real:
+        front, _ = small_disk(disk, 2000, out)
+    born, children = threading.Event(), []
+
+    def fill():
+        born.wait(30)
+        with open(f"/proc/{children[0].pid}/root{disk}/filler", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+
+    words = ("--connections", connections)
+    with Scripted(content) as server:
+        if real:
+            server.moment, server.act = 2_500_000, fill
+        children.append(start(server, "--output", "bundle", *words, before=front))
+        born.set()
+        done = end(children[0])
+        kept = Kept(out / "bundle")
+        assert (done.code, kept.target) == (1, None), done
+        assert "Traceback" not in done.err
+        assert "--resume" in done.err
+        recorded = kept.recorded()
+        assert all(kept.part[first:stop] == content[first:stop] for first, stop in recorded)
+        if connections == 1:
+            assert recorded[0][1] > 0
+        server.moment = -1
+        server.asked.clear()
+        done = cli("download", RUN, *QUICK, "--output", out / "bundle", *words, "--resume", gw=server)
+    assert (done.code, (out / "bundle").read_bytes() == content) == (0, True), done
+    assert overlap(spans(server.asked, len(content)), recorded) == 0
+
+
+def test_disk_that_fills_up_where_no_size_is_known(start, cli, folders):
+    disk, out = folders
+    front, _ = small_disk(disk, 200, out)
+    with Scripted(CONTENT, size=False, after=Say(framing="chunked")) as server:
+        done = end(start(server, "--output", "bundle", before=front))
+        kept = Kept(out / "bundle")
+        assert (done.code, kept.target) == (1, None), done
+        assert CONTENT.startswith(kept.part)
+        server.asked.clear()
+        done = cli("download", RUN, *QUICK, "--output", out / "bundle", "--resume", gw=server)
+    assert (done.code, (out / "bundle").read_bytes() == CONTENT) == (0, True), done
+    assert server.asked == [f'{len(kept.part)}- if "v1"']
