@@ -164,7 +164,7 @@ END
 each_vendor() {  # each_vendor COMMAND: for every file of vendor/ that goes along; not the tests' extra cosigns
     for item in "$source"/vendor/* "$source"/vendor/bin/*; do
         case ${item##*/} in
-            fetch | README.md | cosign-[0-9]* | *.part) continue ;;
+            fetch | kit | README.md | cosign-[0-9]* | *.part) continue ;;
         esac
         if [ -f "$item" ]; then "$1" "${item#"$source/"}"; fi
     done

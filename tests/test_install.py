@@ -250,7 +250,8 @@ def test_vendored_programs_come_along_without_the_extra_ones_of_the_tests(host):
     host.write("vendor/bin/cosign-3", "#!/bin/sh\necho three\n", 0o755)
     (host.source / "vendor/bin/cosign").symlink_to("cosign-3")
     host.write("vendor/bin/COSIGN.txt", "origin")
-    host.write("vendor/fetch", "not needed there", 0o755)
+    for name in ("fetch", "kit", "README.md"):
+        host.write(f"vendor/{name}", "not needed there", 0o755)
     host.install()
     there = sorted(str(path.relative_to(host.lib)) for path in host.lib.rglob("*") if path.is_file()
                    and "__pycache__" not in path.parts)
