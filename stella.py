@@ -777,9 +777,9 @@ def parse_selectors(texts: Iterable[str]) -> Document:
         key, equals, value = text.partition("=")
         if not equals or not value or not re.fullmatch(r"[a-z][A-Za-z0-9-]*", key):
             problems.append("--selector %s is not key=value" % quoted(text))
+        elif key in ("time", "timeWindow") and "timeWindow" in selectors:
+            problems.append("--selector time may stand once")
         elif key == "time":
-            if "timeWindow" in selectors:
-                problems.append("--selector time may stand once")
             try:
                 selectors["timeWindow"] = parse_window(value)
             except ValidationError as error:

@@ -165,3 +165,58 @@ def test_every_problem_at_once():
 @pytest.mark.parametrize("value", [[], "x", 1, None, True, 1.5], ids=repr)
 def test_a_profile_is_an_object(value):
     assert len(problems(value)) == 1
+
+
+# ---- selectors (contract 3)
+
+FROM, TO = "2025-10-01T00:00:00Z", "2025-10-29T00:00:00Z"
+SENT = {
+    "none": ([], {}),
+    "each of its own, in order": (["tenant=b", "product=p:*", "tenant=a", "sbom=s"],
+                                  {"tenants": ["b", "a"], "products": ["p:*"], "sboms": ["s"]}),
+    "both sides of time": ([f"time={FROM},{TO}"], {"timeWindow": {"from": FROM, "to": TO}}),
+    "from alone": ([f"time={FROM},"], {"timeWindow": {"from": FROM}}),
+    "to alone": ([f"time=,{TO}"], {"timeWindow": {"to": TO}}),
+    "zones, fractions and a leap second": (["time=2025-10-01T02:00:00+02:00,2025-10-01T00:00:00.001z"],
+                                           {"timeWindow": {"from": "2025-10-01T02:00:00+02:00",
+                                                           "to": "2025-10-01T00:00:00.001z"}}),
+    "leap second": (["time=2016-12-31T23:59:60Z,2017-01-01T00:00:00.5Z"],
+                    {"timeWindow": {"from": "2016-12-31T23:59:60Z", "to": "2017-01-01T00:00:00.5Z"}}),
+    "what only the server knows": (["fooBar-1=x", "fooBar-1=y"], {"fooBar-1": ["x", "y"]}),
+    "name of the list itself": (["tenant=a", "tenants=b"], {"tenants": ["a", "b"]}),
+    "equals signs and commas": (["product=a=b,c"], {"products": ["a=b,c"]}),
+}
+NOT_SENT = {
+    "empty": ("", "is not key=value"), "no equals": ("tenant", "is not key=value"),
+    "no value": ("tenant=", "is not key=value"), "no key": ("=a", "is not key=value"),
+    "capital": ("Tenant=a", "is not key=value"), "underscore": ("a_b=c", "is not key=value"),
+    "digit first": ("1a=b", "is not key=value"), "line break": ("a\n=b", '"a\\n=b" is not key=value'),
+    "neither side": ("time=,", "at least one side"), "no comma": (f"time={FROM}", "needs a comma"),
+    "turned round": (f"time={TO},{FROM}", "from is not before to"), "nothing between": (f"time={FROM},{FROM}", "not before"),
+    "same moment in two zones": (f"time={FROM},2025-10-01T02:00:00+02:00", "from is not before to"),
+    "date alone": ("time=2025-10-01,", "is not an RFC 3339 time"), "no zone": ("time=2025-10-01T00:00:00,", "RFC 3339"),
+    "three sides": (f"time={FROM},{TO},", "RFC 3339"), "other digits": (f"time={FROM.replace('1', chr(0x661))},", "RFC 3339"),
+    "day that is none": ("time=2025-02-30T00:00:00Z,", "is not a time that exists"),
+    "hour 24": ("time=2025-02-03T24:00:00Z,", "is not a time that exists"),
+    "second 61": ("time=2025-02-03T00:00:61Z,", "is not a time that exists"),
+    "zone that is none": ("time=2025-02-03T00:00:00+24:00,", "is not a time that exists"),
+}
+
+
+@pytest.mark.parametrize(("texts", "selectors"), SENT.values(), ids=SENT)
+def test_selectors_are_sent_as(texts, selectors):
+    assert stella.parse_selectors(texts) == selectors
+
+
+@pytest.mark.parametrize(("text", "told"), NOT_SENT.values(), ids=NOT_SENT)
+def test_wrong_selector_is_exit_10_before_anything_is_sent(cli, gw, text, told):
+    done = cli("run", "submit", "prof-json-raw", "--selector", "tenant=acme", "--selector", text, gw=gw)
+    assert (done.code, done.out, gw.requests) == (10, "", []), done
+    assert told in done.err
+
+
+@pytest.mark.parametrize("second", [f"time=,{TO}", "timeWindow=x"])
+def test_time_stands_once_and_all_problems_are_told_at_once(second):
+    with pytest.raises(stella.ValidationError) as caught:
+        stella.parse_selectors([f"time={FROM},", second, "bad"])
+    assert caught.value.details == ["--selector time may stand once", '--selector "bad" is not key=value']
