@@ -8086,7 +8086,11 @@ def build_parser(rows: Sequence[Arg], usage: str, suppress: bool) -> Any:
             raise UsageError(message, hint="see: %s --help" % usage)
 
     parser = Parser(
-        prog=usage, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS if suppress else None
+        prog=usage,
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS if suppress else None,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80),  # without a width it imports shutil
     )
     types: dict[str, Any] = {
         "integer": number_parser(0, True), "seconds": number_parser(0, False), "days": number_parser(0, False),
@@ -8133,20 +8137,22 @@ def asks_for(names: Sequence[str], tokens: Sequence[str]) -> bool:
     return any(name in before for name in names)
 
 
-def run_command(argv: Sequence[str], console: Console) -> int:
-    """Finds and runs the command; raises StellaError."""
-    words, head, rest = split_argv(argv)
-    command = next((row for row in COMMANDS if row.words == words), None)
-    if asks_for(("-h", "--help"), [*head, *rest]) or not argv:
-        console.out(command_help(command) if command else group_help(words))
-        return EXIT_OK if argv else EXIT_USAGE
-    if asks_for(("--version",), [*head, *rest]):
-        console.out("stella " + VERSION)
-        return EXIT_OK
-    if command is None:
-        below = sorted({row.words[len(words)] for row in COMMANDS if row.words[: len(words)] == words})
-        name = " ".join(("stella", *words))
-        raise UsageError("%s needs a command: %s" % (name, ", ".join(below)), hint="see: %s --help" % name)
+def install_signals(at_work: bool) -> None:
+    """While at work SIGINT, SIGTERM and SIGHUP become Interrupted, unless the caller had them ignored (nohup)."""
+    import signal
+
+    def interrupt(number: int, _: Any) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the clean-up, too, and without a traceback
+        raise Interrupted(number)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt if at_work else signal.SIG_DFL)
+
+
+def execute_command(command: Command, head: list[str], rest: list[str], console: Console) -> int:
+    """Reads the command's arguments and settings, and runs it."""
     args, flags = parse_command(command, head, rest)
     if command in (DOCTOR, COMPLETION):
         config = load_config_anyway(flags)
@@ -8162,18 +8168,25 @@ def run_command(argv: Sequence[str], console: Console) -> int:
         app.close()
 
 
-def install_signals(at_work: bool) -> None:
-    """While at work SIGINT, SIGTERM and SIGHUP become Interrupted, unless the caller had them ignored (nohup)."""
-    import signal
-
-    def interrupt(number: int, _: Any) -> NoReturn:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the clean-up, too, and without a traceback
-        raise Interrupted(number)
-
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt if at_work else signal.SIG_DFL)
+def run_command(argv: Sequence[str], console: Console) -> int:
+    """Finds and runs the command; raises StellaError."""
+    words, head, rest = split_argv(argv)
+    command = next((row for row in COMMANDS if row.words == words), None)
+    if asks_for(("-h", "--help"), [*head, *rest]) or not argv:
+        console.out(command_help(command) if command else group_help(words))
+        return EXIT_OK if argv else EXIT_USAGE
+    if asks_for(("--version",), [*head, *rest]):
+        console.out("stella " + VERSION)
+        return EXIT_OK
+    if command is None:
+        below = sorted({row.words[len(words)] for row in COMMANDS if row.words[: len(words)] == words})
+        name = " ".join(("stella", *words))
+        raise UsageError("%s needs a command: %s" % (name, ", ".join(below)), hint="see: %s --help" % name)
+    install_signals(at_work=True)  # not for --version and --help: it would be a fifth of an installed stella's start
+    try:
+        return execute_command(command, head, rest, console)
+    finally:
+        install_signals(at_work=False)  # what comes after this has nothing to clean up
 
 
 def end_by_signal(number: int) -> int:
@@ -8205,12 +8218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     console = Console()
     try:
-        install_signals(at_work=True)
-        try:
-            complete_python()
-            return run_command(arguments, console)
-        finally:
-            install_signals(at_work=False)  # what comes after this has nothing to clean up
+        complete_python()
+        return run_command(arguments, console)
     except StellaError as error:
         console.error(error)
         return error.exit_code

@@ -526,16 +526,17 @@ def test_ctrl_c_in_a_watch_says_how_to_go_on(process, gw):
 
 
 MOMENTS = {
-    "before the handlers stand": "stella.install_signals = lambda at_work: os.kill(os.getpid(), 2); stella.main([])",
-    "after the work": "stella.main(['--version']); os.kill(os.getpid(), 2)",
-    "twice": "stella.run_command = lambda *_: os.kill(os.getpid(), 2)\n"
-             "stella.end_by_signal = lambda number: os.kill(os.getpid(), 2)\nstella.main([])",
+    "before the handlers stand": "stella.install_signals = lambda at_work: os.kill(os.getpid(), 2)",
+    "after the work": "stella.main(COMMAND); os.kill(os.getpid(), 2)",
+    "twice": "stella.execute_command = lambda *_: os.kill(os.getpid(), 2)\n"
+             "stella.end_by_signal = lambda number: os.kill(os.getpid(), 2)",
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_at_an_odd_moment_ends_silently(moment):
-    done = subprocess.run([sys.executable, "-c", "import os, stella\n" + MOMENTS[moment]], cwd=ROOT, env=surroundings(),
+    text = f"import os, stella\nCOMMAND = ['completion', 'bash']\n{MOMENTS[moment]}\nstella.main(COMMAND)"
+    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, env=surroundings(),
                           capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 

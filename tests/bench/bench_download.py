@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import Sample, compare, environment, growth, have, run_once, stella, table
-from link import Link
-from servers import NGINX, Nginx, make_bundle
+from common import Sample, compare, environment, growth, have, installed, run_once, stella, table
+from link import link
+from servers import NGINX, Gateway, make_bundle, nginx
 
 ROUNDS, LINK_ROUNDS = 5, 2
 GIB = 1 << 30
@@ -31,28 +30,32 @@ CURL_OPENSSL, RESUMED = "curl && openssl dgst -sha256", "curl -C - && openssl dg
 class Bench:
     """The nginx, a folder for what is downloaded, and the commands."""
 
-    def __init__(self, folder: Path, nginx: Nginx, digests: dict[str, str]) -> None:
-        self.folder, self.nginx, self.digests = folder, nginx, digests
+    def __init__(self, folder: Path, gateway: Gateway, digests: dict[str, str], path: str) -> None:
+        self.folder, self.gateway, self.digests, self.path = folder, gateway, digests, path
         self.target = folder / "out" / "bundle"
 
-    def command(self, run: str, gateway: str, *more: str) -> Callable[[], Sample]:
+    def command(self, run: str, gateway: str, *more: str, program: Sequence[str] = stella()) -> Callable[[], Sample]:
         """stella, after what an earlier run left has been removed."""
-        words = stella("export", "download", run, "--output", str(self.target), *more)
-        env = environment(gateway, str(self.folder), SSL_CERT_FILE=str(self.nginx.ca))
-        return lambda: run_once(words, env) if self.clear() else run_once([])
+        words = [*program, "export", "download", run, "--output", str(self.target), *more]
+        env = environment(gateway, str(self.folder), SSL_CERT_FILE=str(self.gateway.ca))
+        return lambda: self.cleared(words, env)
 
-    def clear(self) -> bool:
+    def cleared(self, words: list[str], env: dict[str, str] | None = None) -> Sample:
+        """A run without what an earlier one left."""
+        self.clear()
+        return run_once(words, env)
+
+    def clear(self) -> None:
         """Removes everything that was downloaded."""
         shutil.rmtree(self.target.parent, ignore_errors=True)
         self.target.parent.mkdir()
-        return True
 
     def shell(self, text: str, run: str, gateway: str) -> Callable[[], Sample]:
         """A shell line, `%(url)s`, `%(file)s`, `%(ca)s`, `%(digest)s` filled in, after clearing."""
         url = f"{gateway}/api/export/runs/{run}/download"
-        filled = text % {"url": url, "file": self.target, "ca": self.nginx.ca, "digest": self.digests[run],
+        filled = text % {"url": url, "file": self.target, "ca": self.gateway.ca, "digest": self.digests[run],
                          "folder": self.target.parent, "name": self.target.name}
-        return lambda: run_once(["sh", "-ec", filled]) if self.clear() else run_once([])
+        return lambda: self.cleared(["sh", "-ec", filled])
 
 
 CURL = "curl -sS --cacert %(ca)s -o %(file)s %(url)s"
@@ -68,6 +71,7 @@ def measure_whole(bench: Bench, gateway: str, title: str, goals: dict[str, float
         "aria2c --checksum": bench.shell(ARIA2 + " --checksum=sha-256=%(digest)s", "gib", gateway),
         OURS: bench.command("gib", gateway),
         OURS + " --connections 1": bench.command("gib", gateway, "--connections", "1"),
+        OURS + ", installed": bench.command("gib", gateway, program=[bench.path]),
     }
     return table(title, compare(commands, ROUNDS), OURS, goals)
 
@@ -75,14 +79,14 @@ def measure_whole(bench: Bench, gateway: str, title: str, goals: dict[str, float
 def leave_half(bench: Bench, folder: Path) -> None:
     """In `folder`, what stella leaves of a transfer that breaks off for good after half."""
     words = ["export", "download", "gib", "--output", str(bench.target), "--retries", "0"]
-    with Link(bench.nginx.port, cut=GIB // 2) as link:
+    with link(bench.gateway.port, cut=GIB // 2) as url:
         bench.clear()
-        run_once(stella(*words), environment(link.url), want=21)
+        run_once(stella(*words), environment(url), want=21)
     bench.target.parent.rename(folder)
 
 
 def measure_resume(bench: Bench) -> bool:
-    half, gateway = bench.folder / "half", bench.nginx.url
+    half, gateway = bench.folder / "half", bench.gateway.url
     leave_half(bench, half)
 
     def ours() -> Sample:
@@ -96,8 +100,8 @@ def measure_resume(bench: Bench) -> bool:
         with (bench.folder / "gib.bin").open("rb") as source, bench.target.open("wb") as out:
             for _ in range(GIB // 2 >> 20):
                 out.write(source.read(1 << 20))
-        return run_once(["sh", "-ec", f"curl -sS -C - -o {bench.target} {gateway}/api/export/runs/gib/download && "
-                                      f"openssl dgst -sha256 {bench.target}"])
+        line = f"curl -sS -C - -o {bench.target} {gateway}/api/export/runs/gib/download"
+        return run_once(["sh", "-ec", f"{line} && openssl dgst -sha256 {bench.target}"])
 
     results = compare({RESUMED: curl, OURS + " --resume": ours}, ROUNDS)
     shutil.rmtree(half)
@@ -106,18 +110,18 @@ def measure_resume(bench: Bench) -> bool:
 
 def measure_link(bench: Bench, title: str, goals: dict[str, float], **options: float) -> bool:
     """200 MB over a bad link: stella verifies, the others do not."""
-    with Link(bench.nginx.port, rate=RATE, round_trip_ms=ROUND_TRIP_MS, **options) as link:
+    with link(bench.gateway.port, rate=RATE, round_trip_ms=ROUND_TRIP_MS, **options) as url:
         commands = {
-            "curl": bench.shell(CURL, "bad", link.url),
-            "aria2c -x8": bench.shell(ARIA2 + " -x8 -s8", "bad", link.url),
-            OURS_8: bench.command("bad", link.url, "--connections", "8"),
+            "curl": bench.shell(CURL, "bad", url),
+            "aria2c -x8": bench.shell(ARIA2 + " -x8 -s8", "bad", url),
+            OURS_8: bench.command("bad", url, "--connections", "8"),
         }
         results = compare(commands, LINK_ROUNDS, warm_up=0)
     return table("200 MB, 40 ms, 200 Mbit/s, " + title, results, OURS_8, goals)
 
 
 def measure_growth(bench: Bench) -> bool:
-    runs = {name: bench.command(name.replace(" ", ""), bench.nginx.url)() for name in SIZES}
+    runs = {name: bench.command(name.replace(" ", ""), bench.gateway.url)() for name in SIZES}
     return growth("growth of a download", runs, [size / GIB for size in SIZES.values()], "GiB")
 
 
@@ -142,17 +146,17 @@ def choose_folder() -> str | None:
     return None
 
 
-def measure_all(folder: Path) -> bool:
+def measure_all(folder: Path, path: str) -> bool:
     runs = {"gib": (folder / "gib.bin", make_bundle(folder / "gib.bin", GIB)),
             "bad": (folder / "bad.bin", make_bundle(folder / "bad.bin", BAD_BYTES))}
     for name, size in SIZES.items():
         run = name.replace(" ", "")
         runs[run] = (folder / f"{run}.bin", make_sparse(folder / f"{run}.bin", size))
-    with Nginx(folder, runs) as nginx:
-        bench = Bench(folder, nginx, {run: digest for run, (_, digest) in runs.items()})
+    with nginx(folder, runs) as gateway:
+        bench = Bench(folder, gateway, {run: digest for run, (_, digest) in runs.items()}, path)
         good = [
-            measure_whole(bench, nginx.url, "1 GiB", {CURL_OPENSSL: 0.75, "curl": 1.25}),
-            measure_whole(bench, nginx.tls_url, "1 GiB over TLS", {CURL_OPENSSL: 0.9, "curl": 1.5}),
+            measure_whole(bench, gateway.url, "1 GiB", {CURL_OPENSSL: 0.75, "curl": 1.25}),
+            measure_whole(bench, gateway.tls_url, "1 GiB over TLS", {CURL_OPENSSL: 0.9, "curl": 1.5}),
             measure_resume(bench),
             measure_link(bench, "clean", {"curl": 1.05}),
             measure_link(bench, "5 MiB/s per connection", {"curl": 0.3, "aria2c -x8": 1.15}, cap=CAP),
@@ -165,8 +169,8 @@ def measure_all(folder: Path) -> bool:
 def main() -> int:
     if not have(NGINX, ("curl", "curl"), ("openssl", "openssl"), ("aria2c", "aria2")):
         return 1
-    with tempfile.TemporaryDirectory(prefix="stella-bench-", dir=choose_folder()) as scratch:
-        return 0 if measure_all(Path(scratch)) else 1
+    with installed() as path, tempfile.TemporaryDirectory(prefix="stella-bench-", dir=choose_folder()) as scratch:
+        return 0 if measure_all(Path(scratch), path) else 1
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ its sender would do on such a link, and delivers the bytes when they would have 
 What it leaves out: jitter, loss of acknowledgements, timeouts after several losses, and a receiver's window. The
 same seed gives every run the same dice. `cut` closes everything after so many bytes: it leaves a transfer half done.
 
-Started by `Link`, a process of its own on a free port.
+Started by `link`, a process of its own on a free port.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import socket
 import subprocess
 import sys
 import threading
-from types import TracebackType
+from collections.abc import Iterator
 
 SEGMENT = 1448
 BATCH = 16 * SEGMENT
@@ -175,23 +175,15 @@ async def serve(options: argparse.Namespace) -> None:
             task.add_done_callback(tasks.discard)
 
 
-class Link:
-    """A link to `port` as a process of its own; `url` is its end. Options as on the command line, bytes per second."""
-
-    def __init__(self, port: int, **options: float) -> None:
-        self.command = [sys.executable, __file__, str(port)]
-        for name, value in options.items():
-            self.command += ["--" + name.replace("_", "-"), str(value)]
-
-    def __enter__(self) -> Link:
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        self.url = "http://127.0.0.1:%d" % int(self.process.stdout.readline())
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.process.communicate()  # it ends when its standard input does
+@contextlib.contextmanager
+def link(port: int, **options: float) -> Iterator[str]:
+    """The URL of a link to `port`, a process of its own; options as on the command line, in bytes per second."""
+    command = [sys.executable, __file__, str(port)]
+    for name, value in options.items():
+        command += ["--" + name.replace("_", "-"), str(value)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield "http://127.0.0.1:%d" % int(process.stdout.readline())
+        process.communicate()  # it ends when its standard input does
 
 
 def main() -> None:

@@ -5,14 +5,14 @@ Started on free loopback ports and ended with the `with` block; everything it ne
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 
 NGINX = ("nginx", "nginx-light")
 START_SECONDS = 10
@@ -63,7 +63,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.02)
         else:
             return
-    raise SystemExit(f"{process.args[0]} does not listen")  # type: ignore[index]
+    raise SystemExit("nginx does not listen")
 
 
 def make_bundle(path: Path, size: int) -> str:
@@ -77,36 +77,37 @@ def make_bundle(path: Path, size: int) -> str:
     return digest.hexdigest()
 
 
-class Nginx:
-    """`runs`: run id to (bundle, its SHA-256). `url` and `tls_url` are gateway roots, `ca` trusts the latter."""
+class Gateway:
+    """`url` and `tls_url` are gateway roots, `ca` trusts the latter; `port` is that of the former."""
 
-    def __init__(self, folder: Path, runs: Mapping[str, tuple[Path, str]]) -> None:
-        self.folder, self.ca = folder, folder / "server.pem"
-        self.port, tls_port = free_ports(2)
-        self.url, self.tls_url = f"http://127.0.0.1:{self.port}", f"https://127.0.0.1:{tls_port}"
-        make_certificate(folder)
-        locations = ""
-        for run, (bundle, sha256) in runs.items():
-            facts = {"name": bundle.name, "size": bundle.stat().st_size, "sha256": sha256,
-                     "mediaType": "application/octet-stream"}
-            document = {"runId": run, "profileId": "prof-json-raw", "status": "succeeded", "bundle": facts,
-                        "createdAt": "2025-10-29T13:40:02Z", "distribution": [{"type": "http"}], "error": None}
-            (folder / f"{run}.json").write_text(json.dumps(document))
-            locations += LOCATIONS % {"run": run, "folder": folder, "bundle": bundle}
-        config = CONFIG % {"folder": folder, "port": self.port, "tls_port": tls_port, "locations": locations}
-        (folder / "nginx.conf").write_text(config)
+    def __init__(self, port: int, tls_port: int, ca: Path) -> None:
+        self.url, self.tls_url = f"http://127.0.0.1:{port}", f"https://127.0.0.1:{tls_port}"
+        self.port, self.ca = port, ca
 
-    def __enter__(self) -> Nginx:
-        # -e: or it would look into the system's log folder before it reads the configuration
-        command = ["nginx", "-e", f"{self.folder}/error.log", "-p", str(self.folder), "-c", f"{self.folder}/nginx.conf"]
-        self.process = subprocess.Popen(command)
-        wait_for(self.port, self.process)
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.process.terminate()
-        self.process.wait()
+@contextlib.contextmanager
+def nginx(folder: Path, runs: Mapping[str, tuple[Path, str]]) -> Iterator[Gateway]:
+    """Serves `runs`: run id to (bundle, its SHA-256)."""
+    port, tls_port = free_ports(2)
+    make_certificate(folder)
+    locations = ""
+    for run, (bundle, sha256) in runs.items():
+        facts = {"name": bundle.name, "size": bundle.stat().st_size, "sha256": sha256,
+                 "mediaType": "application/octet-stream"}
+        document = {"runId": run, "profileId": "prof-json-raw", "status": "succeeded", "bundle": facts,
+                    "createdAt": "2025-10-29T13:40:02Z", "distribution": [{"type": "http"}], "error": None}
+        (folder / f"{run}.json").write_text(json.dumps(document))
+        locations += LOCATIONS % {"run": run, "folder": folder, "bundle": bundle}
+    config = CONFIG % {"folder": folder, "port": port, "tls_port": tls_port, "locations": locations}
+    (folder / "nginx.conf").write_text(config)
+    # -e: or it would look into the system's log folder before it reads the configuration
+    words = ["nginx", "-e", f"{folder}/error.log", "-p", str(folder), "-c", f"{folder}/nginx.conf"]
+    with subprocess.Popen(words) as process:
+        try:
+            wait_for(port, process)
+            yield Gateway(port, tls_port, folder / "server.pem")
+        finally:
+            process.terminate()
 
 
 def make_certificate(folder: Path) -> None:
