@@ -2910,13 +2910,13 @@ class Console:
                 same = [one == other for one, other in zip(piece, secret[CUT_SECRET_CHARACTERS:])]
                 pieces[index] = piece[[*same, False].index(False) :]
             text = "[secret]".join(pieces)
-        if "eyJ" in text or "://" in text:
+        if "eyJ" in text or "?" in text:
             import re
 
             def without_query(word: Any) -> str:
                 whole = str(word.group())
-                place, mark, _ = whole.partition("?")
-                return place + "?[secret]" if mark and "://" in place else whole
+                place, mark, rest = whole.partition("?")
+                return place + "?[secret]" if mark and rest and "/" in place else whole
 
             text = re.sub(r"eyJ[\w.-]{8,}", "[secret]", text)
             text = re.sub(r"\S+", without_query, text)
@@ -3945,17 +3945,20 @@ class Response:
         self._fresh = True
 
     def set_timeout(self, seconds: float) -> None:
-        """The longest silence from now on."""
-        self._socket.settimeout(seconds)
+        """The longest silence from now on; a body that was read to its end may have closed the socket."""
+        if not self.raw.isclosed():
+            self._socket.settimeout(seconds)
 
     def wait(self, seconds: float) -> bool:
         """True as soon as a read would find something; a read that times out itself breaks the connection."""
         import selectors
         import ssl
 
+        if self.raw.isclosed():
+            return True
         self._socket.settimeout(0)
         try:
-            if self.raw.fp is None or self.raw.fp.peek(1):
+            if self.raw.fp.peek(1):
                 return True
         except (BlockingIOError, ssl.SSLWantReadError):
             pass  # not even a part of a TLS record
@@ -6691,9 +6694,12 @@ def fetch_registry_token(http: Http, registry: Url, challenge: str, name: str) -
     url = Url(realm.scheme, realm.host, realm.port, target)
 
     def consume(response: Response) -> Document:
+        if response.status >= 300:
+            raise ProtocolError("%s gives no token for anonymous reading (status %d)" % (realm, response.status))
         return parse_answer(response.read_all(MAX_ERROR_BYTES, "the registry's token"), response)
 
-    document = http.fetch(Request("GET", url, {"Accept": "application/json"}, anonymous=True), consume)
+    request = Request("GET", url, {"Accept": "application/json"}, anonymous=True)
+    document = http.fetch(request, consume, take=(400, 401, 403, 404))
     token = as_text(document.get("token")) or as_text(document.get("access_token"))
     if not token.isascii() or not token.isprintable() or not token:
         raise ProtocolError("the registry gave no token for anonymous reading")
@@ -6712,10 +6718,12 @@ def fetch_registry_digest(app: App, ref: str, url: Url, name: str) -> str:
             nonlocal challenge
             response.close()
             challenge = response.headers.get("www-authenticate", "") if response.status == 401 else ""
+            if response.status in (401, 403) and not challenge:
+                raise NetworkError("it wants credentials, and none are sent to it")
             return response.headers.get("docker-content-digest", "") if response.status < 300 else ""
 
         try:
-            digest: str = http.fetch(Request("HEAD", url, headers, anonymous=True), consume, take=(401, 404))
+            digest: str = http.fetch(Request("HEAD", url, headers, anonymous=True), consume, take=(401, 403, 404))
             if not challenge:
                 return digest
             headers["Authorization"] = "Bearer " + fetch_registry_token(http, url, challenge, name)
@@ -7187,9 +7195,12 @@ def examine_host(app: App, offline: bool) -> list[Finding]:
     ]
 
 
-def doctor_report(findings: Sequence[Finding]) -> Document:
+def doctor_report(findings: Sequence[Finding], redacted: Callable[[str], str]) -> Document:
     """The report as a document: {"stella", "ready", "findings": [{"name", "status", "detail", "advice"}]}."""
-    lines = [{"name": row.name, "status": row.status, "detail": row.detail, "advice": row.advice} for row in findings]
+    lines = [
+        {"name": row.name, "status": row.status, "detail": redacted(row.detail), "advice": redacted(row.advice)}
+        for row in findings
+    ]
     return {"stella": VERSION, "ready": all(row.status != "fail" for row in findings), "findings": lines}
 
 
@@ -7716,7 +7727,7 @@ KIT = Command(
 def cmd_doctor(app: App, args: Any) -> int:
     """Contract 4, doctor: one request at most, and none with --offline."""
     findings = examine_host(app, args.offline)
-    report = doctor_report(findings)
+    report = doctor_report(findings, app.console.redacted)
     app.show(report, lambda: doctor_view(report), args.output)
     if not report["ready"]:
         names = ", ".join(row.name for row in findings if row.status == "fail")
@@ -8024,7 +8035,7 @@ def unknown_option(words: tuple[str, ...], token: str) -> UsageError:
     own = [" ".join(row.words) for row in COMMANDS if any(arg.name == name for arg in row.args)]
     hint = "it stands after the command: stella %s ... %s" % (own[0], name) if own else ""
     return UsageError(
-        "unrecognized arguments: %s" % printable(token), hint=hint or "see: %s --help" % " ".join(("stella", *words))
+        "unrecognized arguments: %s" % printable(name), hint=hint or "see: %s --help" % " ".join(("stella", *words))
     )
 
 
@@ -8083,7 +8094,9 @@ def build_parser(rows: Sequence[Arg], usage: str, suppress: bool) -> Any:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise UsageError(message, hint="see: %s --help" % usage)
+            before, mark, words = message.partition("unrecognized arguments: ")
+            first = words.partition(" ")[0].partition("=")[0]  # what follows may be a secret: --token is often tried
+            raise UsageError(before + mark + first, hint="see: %s --help" % usage)
 
     parser = Parser(
         prog=usage,

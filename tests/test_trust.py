@@ -330,6 +330,31 @@ def test_a_registry_gets_its_own_token_and_takes_it_nowhere_else(cli, gw, tmp_pa
     assert gw.token.encode() not in registry.bytes + realm.bytes + third.bytes
 
 
+@pytest.mark.parametrize(
+    ("answer", "realm", "code", "text"),
+    [
+        (reply(403), b"", 21, "it wants credentials, and none are sent to it"),
+        (reply(401), b"", 21, "it wants credentials, and none are sent to it"),
+        (reply(401, b"", "WWW-Authenticate: Basic"), b"", 1, "names a realm that"),
+        (None, reply(401, b'{"message": "get a new token"}'), 1, "gives no token for anonymous reading (status 401)"),
+        (None, reply(403), 1, "gives no token for anonymous reading (status 403)"),
+        (None, reply(200, b"{}"), 1, "gave no token for anonymous reading"),
+    ],
+)
+def test_a_registry_that_refuses_says_nothing_about_the_users_token(cli, gw, tmp_path, answer, realm, code, text):
+    run = gw.make_bundle_run(b"bundle", name="export.tar")
+    with Wire(realm) as there:
+        answer = answer or reply(401, b"", f'WWW-Authenticate: Bearer realm="{there.url}/t"')
+        with Wire(answer) as registry:
+            descriptor = {"type": "oci", "ref": f"{registry.origin}/e/acme:1", "digest": "sha256:" + "0" * 64}
+            gw.patch_run(run["runId"], distribution=[descriptor])
+            result = cli("download", run["runId"], "--output", tmp_path / "b", gw=gw)
+    assert result.code == code, result
+    assert text in result.err
+    assert "STELLA_TOKEN" not in result.err
+    assert "scope" not in result.err
+
+
 def test_the_realm_of_a_registry_cannot_be_the_gateway(cli, gw, tmp_path):
     run = gw.make_bundle_run(b"bundle", name="export.tar")
     challenge = f'WWW-Authenticate: Bearer realm="{gw.url}/api/export/runs"'

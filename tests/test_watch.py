@@ -28,7 +28,7 @@ class Answer:
     """What one request gets: `pieces` of a chunked body (a callable is called instead), then an `end`.
 
     end: done; cut (FIN in the middle), reset, silent (until the client goes away), close (a body that is framed by
-    the end of the connection, which is therefore good), short (fewer bytes than Content-Length says).
+    the end of the connection, which is therefore good), counted (by Content-Length), short (fewer bytes than it says).
     """
 
     def __init__(self, *pieces, status=200, kind="text/event-stream", head="", end="done"):
@@ -58,7 +58,9 @@ class Handler(socketserver.StreamRequestHandler):
             for piece in answer.pieces:
                 piece(self.server.center, None)
             return
-        framing = {"close": "", "short": "Content-Length: 99999\r\n"}.get(answer.end, "Transfer-Encoding: chunked\r\n")
+        length = f"Content-Length: {sum(map(len, answer.pieces))}\r\n" if answer.end == "counted" else ""
+        framing = {"close": "", "short": "Content-Length: 99999\r\n", "counted": length}.get(
+            answer.end, "Transfer-Encoding: chunked\r\n")
         framing = "" if answer.status in (204, 304) else framing
         kind = f"Content-Type: {answer.kind}\r\n" if answer.kind else ""
         head = f"HTTP/1.1 {answer.status} Whatever\r\n{kind}{framing}Connection: close\r\n{answer.head}\r\n"
@@ -186,6 +188,7 @@ RESUMES = {
     "reset after each event": [*(Answer(part(n, n), end="reset") for n in range(1, 6)), Answer(part(1, 6))],
     "closed in good order after each event": [Answer(part(n, n)) for n in range(1, 7)],
     "connection-framed, closed after each event": [Answer(part(n, n), end="close") for n in range(1, 7)],
+    "each event with its length": [Answer(part(n, n), end="counted") for n in range(1, 7)],
     "shorter than its length": [Answer(part(1, 3), end="short"), Answer(part(4, 6))],
     "dropped within an event": [Answer(part(1, 2) + FRAMES[2][:9], end="cut"), Answer(part(3, 6))],
     "dropped within an id": [Answer(part(1, 2) + b"id: 33", end="cut"), Answer(part(3, 6))],
