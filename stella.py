@@ -6855,7 +6855,9 @@ def verify_view(report: Document) -> list[str]:
     skipped = [check["name"] for check in checks if check["status"] == "skipped"]
     if skipped:
         lines.append("not checked: " + ", ".join(skipped))
-    lines.append("run %s: %s" % (printable(report["runId"]), "verified" if report["verified"] else "REFUSED"))
+    refused = any(check["status"] == "fail" for check in checks)
+    verdict = "verified" if report["verified"] else "REFUSED" if refused else "NOT VERIFIED"
+    lines.append("run %s: %s" % (printable(report["runId"]), verdict))
     return lines
 
 

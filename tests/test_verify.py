@@ -489,7 +489,10 @@ def test_zstd_that_does_not_work_is_the_host_s_fault_and_not_the_bundle_s(cli, t
     program = tmp_path / "zstd"
     program.write_text(script)
     program.chmod(0o755)
-    done = run(cli, zstd_kit().write(tmp_path / "kit"), STELLA_ZSTD=str(program))
+    words = zstd_kit().write(tmp_path / "kit")
+    done = run(cli, [*words, "--format", "table"], STELLA_ZSTD=str(program))
+    assert done.out.endswith(": NOT VERIFIED\n"), "a refusal is exit 20"
+    done = run(cli, words, STELLA_ZSTD=str(program))
     assert done.code == 30, done
     assert says in done.err
     assert "or check the rest with --no-artifacts" in done.err
