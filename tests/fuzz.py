@@ -352,8 +352,9 @@ class Realm:
     def is_gateway(self, url: stella.Url) -> bool:
         return bool(stella.Http.is_gateway(client(), url))
 
-    def fetch(self, request: stella.Request, consume: Any) -> Any:
+    def fetch(self, request: stella.Request, consume: Any, take: Any = ()) -> Any:
         assert request.anonymous
+        assert 200 not in take
         assert not self.is_gateway(request.url)
         assert request.url.target.isprintable()
         assert request.url.target.isascii()
@@ -438,7 +439,8 @@ def check_url(read: Any, *arguments: Any) -> None:
     assert "?" not in str(url)
     assert 0 < url.port < 65536
     stella.is_loopback(url.host)
-    stella.bypasses_proxy(url, "a.example,10.0.0.0/8,[::1]:80,*")
+    for entry in ("a.example", "10.0.0.0/8", "[::1]:80", "*"):
+        stella.is_listed(url, entry)
 
 
 URLS = (
