@@ -6808,7 +6808,8 @@ def read_key(path: str, evidence: Evidence | None = None) -> PublicKey:
         data = evidence.read("key", path, MAX_KEY_BYTES) if evidence else read_small(path, "key", MAX_KEY_BYTES)
         return parse_public_key(data)
     except ValueError as error:
-        raise ConfigError("the key %s %s" % (printable(path), error)) from None
+        hint = "it begins with -----BEGIN PUBLIC KEY-----; of DER, `openssl pkey -pubin -inform DER -in FILE` makes that"
+        raise ConfigError("the key %s %s" % (printable(path), error), hint=hint) from None
 
 
 def verify_all(

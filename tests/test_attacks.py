@@ -50,6 +50,7 @@ def test_attack(cli, tmp_path, name, verifier):
     assert [path.name for path in tmp_path.iterdir()] == ["kit"]  # nothing was unpacked
     if row.exit == 30:
         assert not done.out, done
+        assert "\n  " in done.err or "cannot read" in done.err, "a cause, and what to do"
         return
     assert sorted(failing(done)) == sorted(row.checks), done
     assert done.json()["verified"] is (row.exit == 0), done
