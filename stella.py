@@ -5592,8 +5592,8 @@ class Watcher:
         self.http.deadline = None
         try:
             run = self.app.gateway.look_at_run(self.run_id, min(LAST_LOOK_SECONDS, self.app.config.timeout))
-        except StellaError:
-            return []
+        except (NetworkError, ProtocolError):
+            return []  # nobody knows
         return self.implied_events(run, final_only=True)
 
     def _poll(self, follow: bool, final_only: bool) -> Iterator[list[Event]]:
@@ -6808,7 +6808,7 @@ def read_key(path: str, evidence: Evidence | None = None) -> PublicKey:
         data = evidence.read("key", path, MAX_KEY_BYTES) if evidence else read_small(path, "key", MAX_KEY_BYTES)
         return parse_public_key(data)
     except ValueError as error:
-        hint = "it begins with -----BEGIN PUBLIC KEY-----; of DER, `openssl pkey -pubin -inform DER -in FILE` makes that"
+        hint = "it begins with -----BEGIN PUBLIC KEY-----; of DER, `openssl pkey -pubin -inform DER -in FILE` makes one"
         raise ConfigError("the key %s %s" % (printable(path), error), hint=hint) from None
 
 

@@ -616,7 +616,9 @@ def test_deadline(cli, center, name):
         assert kinds(done)[-1] == (f"run.{run['status']}", None)
 
 
-@pytest.mark.parametrize(("run", "code"), [(DONE, 0), (document("running"), 14)])
+@pytest.mark.parametrize(("run", "code"), [
+    (DONE, 0), (document("running"), 14), (error(404, "ERR_EXPORT_002"), 11), (error(401), 30), (error(503), 14),
+], ids=["ended", "active", "missing", "rejected", "not to be asked"])
 def test_deadline_of_zero_is_a_question(cli, center, run, code):
     assert cli("run", "watch", RUN, "--deadline", "0", gw=center(HANG_UP, run=run)).code == code
 
