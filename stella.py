@@ -3041,7 +3041,7 @@ class AtomicFile:
                 self._file = os.fdopen(os.dup(open_descriptor(path)), "wb")
                 return
             mode = os.stat(self.path).st_mode if os.path.lexists(self.path) else 0
-            if stat.S_ISDIR(mode):
+            if stat.S_ISDIR(mode) or not os.path.basename(path):
                 raise LocalError("cannot write %s: it is a folder" % printable(path))
             if mode and not stat.S_ISREG(mode):
                 self._file = open(self.path, "wb")  # noqa: SIM115 - closed in close() or discard()
@@ -3186,7 +3186,7 @@ class PartFile:
         self.sidecar_path = self.path + ".json"
         self.unlocked = False
         self._place = threading.Lock()  # where a file has only one place to read and write at
-        if os.path.isdir(self.target):
+        if os.path.isdir(self.target) or not os.path.basename(target):
             raise LocalError("cannot write %s: it is a folder" % printable(target))
         make_parents(self.target)
         try:

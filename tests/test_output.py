@@ -393,14 +393,23 @@ def test_output_keeps_the_mode_of_the_file_it_replaces(cli, gw, tmp_path):
     assert len(json.loads(target.read_bytes())) > 1
 
 
-@pytest.mark.parametrize(("name", "told"), [("folder", "it is a folder"), ("file/x.json", "x.json")])
+@pytest.mark.parametrize(("name", "told"), [("folder", "it is a folder"), ("new/", "it is a folder"),
+                                            ("file/x.json", "x.json")])
 def test_output_that_cannot_be_written_is_exit_1(cli, gw, tmp_path, name, told):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
-    done = cli("profile", "list", "--output", tmp_path / name, gw=gw)
+    done = cli("profile", "list", "--output", f"{tmp_path}/{name}", gw=gw)
     assert (done.code, done.out) == (1, ""), done
     assert told in done.err
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("name", ["folder", "new/"])
+def test_download_to_a_folder_s_name_is_exit_1(cli, gw, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    done = cli("download", gw.make_run()["runId"], "--output", f"{tmp_path}/{name}", gw=gw)
+    assert (done.code, done.out, os.listdir(tmp_path)) == (1, "", ["folder"]), done
+    assert "it is a folder" in done.err
 
 
 # ---- ids
