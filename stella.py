@@ -6718,7 +6718,7 @@ def fetch_registry_digest(app: App, ref: str, url: Url, name: str) -> str:
             nonlocal challenge
             response.close()
             challenge = response.headers.get("www-authenticate", "") if response.status == 401 else ""
-            if response.status in (401, 403) and not challenge:
+            if response.status in (401, 403) and "bearer" not in challenge.lower():
                 raise NetworkError("it wants credentials, and none are sent to it")
             return response.headers.get("docker-content-digest", "") if response.status < 300 else ""
 

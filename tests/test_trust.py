@@ -335,7 +335,8 @@ def test_a_registry_gets_its_own_token_and_takes_it_nowhere_else(cli, gw, tmp_pa
     [
         (reply(403), b"", 21, "it wants credentials, and none are sent to it"),
         (reply(401), b"", 21, "it wants credentials, and none are sent to it"),
-        (reply(401, b"", "WWW-Authenticate: Basic"), b"", 1, "names a realm that"),
+        (reply(401, b"", 'WWW-Authenticate: Basic realm="x"'), b"", 21, "it wants credentials, and none are sent"),
+        (reply(401, b"", "WWW-Authenticate: Bearer"), b"", 1, "names a realm that"),
         (None, reply(401, b'{"message": "get a new token"}'), 1, "gives no token for anonymous reading (status 401)"),
         (None, reply(403), 1, "gives no token for anonymous reading (status 403)"),
         (None, reply(200, b"{}"), 1, "gave no token for anonymous reading"),
