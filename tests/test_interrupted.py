@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -201,7 +202,10 @@ def test_disk_that_fills_up_stops_it_and_part_is_kept(start, cli, folders, conne
 
     def fill():
         born.wait(30)
-        with open(f"/proc/{children[0].pid}/root{disk}/filler", "wb", buffering=0) as file:
+        there = Path(f"/proc/{children[0].pid}/root{disk}")
+        while not (there / "bundle.part").stat().st_size and children[0].poll() is None:
+            os.sched_yield()  # what was sent is enough for a first write
+        with open(there / "filler", "wb", buffering=0) as file:
             try:
                 while True:
                     file.write(bytes(4096))
