@@ -336,6 +336,7 @@ def read_date(data: bytes) -> None:
     text = field_of(data)
     assert 0 <= client().retry_after({"retry-after": text}) < 1e18
     stella.skew_hint(text, 1.7e9)
+    stella.parse_http_date(text)
 
 
 @seeds(read_date)
@@ -439,7 +440,7 @@ def check_url(read: Any, *arguments: Any) -> None:
     assert "?" not in str(url)
     assert 0 < url.port < 65536
     stella.is_loopback(url.host)
-    for entry in ("a.example", "10.0.0.0/8", "[::1]:80", "*"):
+    for entry in ("a.example", "10.0.0.0/8", "[::1]:80", ".", "1/2"):
         stella.is_listed(url, entry)
 
 

@@ -40,6 +40,7 @@ CANARIES = {
     "proxy user": (USER, {"proxy"}),
     "proxy password": (PASSWORD, {"proxy"}),
     "presigned query": (SIGNED, {"other"}),
+    "registry token": ("pullTokenG9d4f7s1a6", {"registry"}),
     "cookie": ("cookieSessionW2s5x8c1v4", set()),
     "profile comment": ("commentProfileY6u3i9o2p5", set()),
     "netrc password": ("netrcPassR8t1y4u7i0o3", set()),
@@ -87,6 +88,7 @@ ECHO_MESSAGE = '{"code": "%s", "message": "you sent @authorization@ and @dpop@",
 ECHO_LONG = '{"message": "%s @token@"}' % ("x" * 985)
 TO_OTHER = f"Location: @other@/x?X-Sig={SIGNED}&t=1"
 BY_OCI = {**RUN, "distribution": [{"type": "oci", "ref": "@registry-host@/e/acme:1", "digest": "sha256:" + "0" * 64}]}
+PULL = {"token": CANARIES["registry token"][0]}
 BY_OBJECT = {**RUN, "distribution": [{"type": "object", "bucket": "b", "key": "k/export.tar"}]}
 CHALLENGE = f'WWW-Authenticate: Bearer realm="@other@/t?X-Sig={SIGNED}",service="s"'
 
@@ -97,7 +99,7 @@ class Case:
     """
 
     def __init__(self, words: str, gateway=(), code=0, *, other=None, store=None, registry=None, proxy=None, env=None,
-                 token="", profile="", whole=False, far=False, dpop=False, tls="", crash="", arrange=None, met="") -> None:  # fmt: skip
+                 token="", profile="", whole=False, far=False, dpop=False, tls="", crash="", arrange="", met="") -> None:  # fmt: skip
         self.words, self.codes = words.split(), {code} if isinstance(code, int) else set(code)
         self.scripts = {"gateway": gateway, "other": other, "store": store, "registry": registry, "proxy": proxy}
         self.env, self.token, self.profile, self.whole = env or {}, token, profile, whole
@@ -198,14 +200,16 @@ CASES.update({
     "object store that redirects": Case("download r1 --trace", downloading(document=BY_OBJECT), store=[said(307, "", TO_OTHER)], other=[said(200, BUNDLE)]),
     "object store that redirects to the gateway": Case("download r1 --retries 0 --trace", {"/download": [said(200, BUNDLE)], "/secret": [said(403, "@all@")], "": [said(200, BY_OBJECT, JSON)]}, store=[said(307, "", "Location: @gateway@/secret")]),
     "object store that is cut, then nothing": Case("download r1 --retries 0 --trace", downloading(said(500, ECHO_PAGE), document=BY_OBJECT), 21, store=[cut(30)]),
-    "registry with a challenge": Case("download r1 --trace", downloading(said(200, BUNDLE), document=BY_OCI), 20, registry=[said(401, "@all@", CHALLENGE), said(200, "", "Docker-Content-Digest: sha256:" + "1" * 64)], other=[said(200, '{"token": "pull-token"}', JSON)]),
+    "registry with a challenge": Case("download r1 --trace", downloading(said(200, BUNDLE), document=BY_OCI), 20, registry=[said(401, "@all@", CHALLENGE), said(200, "", "Docker-Content-Digest: sha256:" + "1" * 64)], other=[said(200, PULL, JSON)]),
     "registry whose realm says everything back": Case("download r1 --retries 0 --trace", downloading(document=BY_OCI), 1, registry=[said(401, "", CHALLENGE)], other=[said(400, "@all@ @target@")]),
     "registry whose realm gives no token": Case("download r1 --trace", downloading(document=BY_OCI), 1, registry=[said(401, "", CHALLENGE)], other=[said(200, "@target@")]),
     "registry whose realm is the gateway": Case("download r1 --trace", downloading(document=BY_OCI), 1, registry=[said(401, "", 'WWW-Authenticate: Bearer realm="@gateway@/t"')]),
     "registry that redirects": Case("download r1 --trace", downloading(document=BY_OCI), 20, registry=[said(307, "", TO_OTHER)], other=[said(200, "", "Docker-Content-Digest: @authorization@")]),
-    "registry that wants more": Case("download r1 --trace", downloading(document=BY_OCI), 21, registry=[said(401, "", CHALLENGE)], other=[said(200, '{"token": "pull-token"}', JSON)]),
+    "registry that redirects with a token": Case("download r1 --trace", downloading(document=BY_OCI), 20, registry=[said(401, "", CHALLENGE), said(307, "", TO_OTHER)], other=[said(200, PULL, JSON), said(200, "", "Docker-Content-Digest: @authorization@")]),
+    "registry that wants more": Case("download r1 --trace", downloading(document=BY_OCI), 21, registry=[said(401, "", CHALLENGE)], other=[said(200, PULL, JSON)]),
     "registry that fails": Case("download r1 --retries 0 --trace", downloading(document=BY_OCI), 21, registry=[said(500, "@all@")]),
-    "verify asks a registry": Case("verify run-20251029-01 --kit kit --key kit/acme.pub --retries 0 --trace", [], 21, registry=[said(401, "@all@", CHALLENGE)], other=[said(200, '{"token": "pull-token"}', JSON)], arrange="kit"),
+    "verify asks a registry": Case("verify run-20251029-01 --kit kit --key kit/acme.pub --retries 0 --trace", [], 21, registry=[said(401, "@all@", CHALLENGE)], other=[said(200, PULL, JSON)], arrange="kit"),
+    "verify through zstd": Case("verify run-20251029-01 --kit kit --key kit/acme.pub --offline --trace --verifier openssl", [], arrange="kit zstd"),
     "verify refuses": Case("verify another --kit kit --key kit/acme.pub --offline --trace --verifier builtin", [], 20, arrange="kit"),
 })  # fmt: skip
 
@@ -270,6 +274,7 @@ CASES["crash in DpopSigner.proof"] = Case("run ls", [page], 1, dpop=True, crash=
 BROKEN = CANARIES["profile comment"][0]
 CASES.update({
     "doctor": Case("doctor", [page], {0, 30}, whole=True),
+    "doctor with a CA file": Case("doctor", [page], {0, 30}, whole=True, tls="ca"),
     "doctor, refused": Case("doctor --format json --trace", [said(401, ECHO_MESSAGE % "", JSON)], 30, whole=True),
     "doctor, with a server that says everything back": Case("doctor --trace", [said(200, "@all@", "Content-Type: @token@")], 30, whole=True),
     "doctor --offline with a broken profile": Case("doctor --offline", [], 30, whole=True, profile=f"token = {BROKEN}\n", token="environment"),
@@ -396,8 +401,10 @@ class Stage:
             (self.folder / "export.tar.part.json").write_text(json.dumps({"size": len(BUNDLE), "sha256": attacks.sha256(BUNDLE)}))
         elif what == "shared":
             self.secret_files[0].chmod(0o644)
-        elif what == "kit":
+        elif what.startswith("kit"):
             kit = attacks.Kit()
+            if "zstd" in what:
+                kit.bundle_name, kit.compression, kit.bundle = "export.tar.zst", "zstd", attacks.zstd(attacks.tar())
             oci = {"type": "oci", "ref": f"{self.wires['registry'].origin}/e/acme:1", "digest": "sha256:" + "0" * 64}
             kit.edit_manifest = lambda manifest: {**manifest, "distribution": [oci]}
             kit.write(self.folder / "kit")
@@ -418,9 +425,9 @@ class Stage:
         return {name: value.replace("@home@", str(self.home)) for name, value in {**values, **self.case.env}.items()}
 
     def __enter__(self) -> Stage:  # noqa: PYI034  (Self is younger than Python 3.9)
+        self.arrange()
         for wire in self.wires.values():
             wire.__enter__()
-        self.arrange()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -443,6 +450,7 @@ class Stage:
 
     def look_around(self, out: bytes, err: bytes) -> None:
         """No canary is where it does not belong."""
+        assert not (self.folder / "keylog").exists(), "session keys of TLS, where SSLKEYLOGFILE says"
         there = {"standard output": out, "standard error": err, "programs": "\n".join(self.programs).encode()}
         there.update((place, wire.bytes + wire.tunnelled) for place, wire in self.wires.items())
         for root in (self.folder, self.home):
