@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 import stella
+from conftest import STELLA, surroundings
 from gateway import Fault
 from wire import Wire, reply
 
@@ -397,3 +401,22 @@ def test_a_server_that_would_leak_is_refused_before_any_connection(cli, server):
 def test_a_tenant_that_is_no_header_value_is_refused(cli, gw, tenant):
     assert cli("run", "ls", "--tenant", tenant, gw=gw).code == 30
     assert gw.requests == []
+
+
+@pytest.mark.parametrize("start", ["from there", "from elsewhere", "through a link"])
+def test_a_module_that_lies_beside_the_file_is_not_imported(tmp_path, start):
+    """Downloads end up in folders where others can write, or where other downloads lie."""
+    beside, away = tmp_path / "beside", tmp_path / "away"
+    beside.mkdir()
+    away.mkdir()
+    shutil.copy(STELLA, beside)
+    for name in ("argparse", "json", "ssl", "socket", "http", "re", "signal", "hashlib", "urllib", "email"):
+        (beside / f"{name}.py").write_text(f"raise SystemExit('planted {name}')")
+    (away / "link.py").symlink_to(beside / "stella.py")
+    script = {"from there": "stella.py", "through a link": away / "link.py"}.get(start, beside / "stella.py")
+    words = [sys.executable, str(script), "export", "run", "ls", "--retries", "0"]
+    env = surroundings(env={"STELLA_TOKEN": "t-oken-t", "STELLA_SERVER": "https://127.0.0.1:1"})
+    folder = beside if start == "from there" else away
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 21, done
+    assert "planted" not in done.stdout + done.stderr
