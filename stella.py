@@ -15,7 +15,7 @@ Everything it can touch:
   files read   ~/.stella/profiles/NAME.toml; the token, key, certificate and CA files that a setting
                names; the files named on the command line; standard input where `-` is allowed.
   files written  what --output, --signature and a download name: NAME whole or not at all, with
-               .NAME.*.tmp, NAME.part and NAME.part.json beside it while at work; and a private folder
+               .NAME.*.tmp, NAME.part and NAME.part.json[.tmp] beside it while at work; a private folder
                under the system's temporary folder while a verifier program runs.
   programs     cosign, zstd, openssl: from STELLA_COSIGN, STELLA_ZSTD, STELLA_OPENSSL, else vendor/
                beside this file, else PATH. No shell.
@@ -1189,7 +1189,9 @@ class Plan:
 
 def is_strong(etag: str) -> bool:
     """A strong entity tag, the only kind If-Range may carry (RFC 9110 13.1.5)."""
-    return len(etag) > 2 and etag[0] == '"' and etag[-1] == '"' and '"' not in etag[1:-1] and etag.isprintable()
+    inside = etag[1:-1]
+    sound = inside.isprintable() and '"' not in inside and max(inside, default="\u0100") < "\u0100"
+    return sound and etag[0] == '"' and etag[-1] == '"'
 
 
 def parse_length(text: str | None) -> int | None:
@@ -3048,15 +3050,16 @@ class AtomicFile:
                 return
             folder, name = os.path.split(self.path)
             start = os.fsencode(name)[:80].decode("utf-8", "ignore")  # a name has at most 255 bytes
-            temporary = os.path.join(folder, ".%s.%s.tmp" % (start, os.urandom(6).hex()))
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-            self.temporary = temporary
-            self._file = os.fdopen(descriptor, "wb")
+            self.temporary = os.path.join(folder, ".%s.%s.tmp" % (start, os.urandom(6).hex()))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            self._file = os.fdopen(os.open(self.temporary, flags, 0o666), "wb")
             if mode:
-                os.chmod(temporary, stat.S_IMODE(mode))
-        except OSError as error:
+                os.chmod(self.temporary, stat.S_IMODE(mode))
+        except BaseException as error:  # Ctrl-C may come at any moment
             self.discard()
-            raise local_error("write", path, error) from None
+            if isinstance(error, OSError):
+                raise local_error("write", path, error) from None
+            raise
 
     def write(self, data: bytes) -> None:
         """Adds bytes."""
@@ -3228,8 +3231,18 @@ class PartFile:
             return None
 
     def write_sidecar(self, facts: Document) -> None:
-        """Replaces the sidecar."""
-        write_files([(self.sidecar_path, json_text(facts).encode())])
+        """Replaces the sidecar, or a link that lies in its place. One name for the new one: the lock guards that, too."""
+        fresh = self.sidecar_path + ".tmp"
+        remove_file(fresh)
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+                file.write(json_text(facts).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(fresh, self.sidecar_path)
+        except OSError as error:
+            raise local_error("write", self.sidecar_path, error) from None
+        sync_folder(self.sidecar_path)
 
     def truncate(self, size: int) -> None:
         """Cuts .part to `size` bytes."""
@@ -3281,12 +3294,14 @@ class PartFile:
             raise local_error("write", self.target, error) from None
         sync_folder(self.target)
         remove_file(self.sidecar_path)
+        remove_file(self.sidecar_path + ".tmp")
         self.file.close()
 
     def discard(self) -> None:
         """Removes .part and its sidecar."""
-        remove_file(self.sidecar_path)
         remove_file(self.path)
+        remove_file(self.sidecar_path)
+        remove_file(self.sidecar_path + ".tmp")
         self.file.close()
 
     def keep(self) -> None:
@@ -3294,6 +3309,7 @@ class PartFile:
         if self.file.closed:
             return
         if self.size():
+            remove_file(self.sidecar_path + ".tmp")
             self.file.close()
         else:
             self.discard()
@@ -3943,6 +3959,7 @@ class Response:
         self._socket = connection_socket
         self._chunks = ChunkDecoder()
         self._fresh = True
+        self._late: TransportError | None = None  # a fault behind bytes that were given out
 
     def set_timeout(self, seconds: float) -> None:
         """The longest silence from now on; a body that was read to its end may have closed the socket."""
@@ -3979,6 +3996,8 @@ class Response:
 
     def read_into(self, view: memoryview) -> int:
         """As read_some, into the front of `view`: the number of bytes, 0 at the end."""
+        if self._late is not None:
+            raise self._late
         if self.raw.chunked or self._fresh:  # fresh: what came along with the head lies in a buffer
             self._fresh = False
             data = self.read_some(len(view))
@@ -4001,8 +4020,9 @@ class Response:
         while 0 < count < len(view) and clock.monotonic() - started < FILL_SECONDS:
             try:
                 more = self.read_into(view[count:])
-            except TransportError:
-                break  # what came before it counts; the next call meets it again
+            except TransportError as error:
+                self._late = error  # what came before it counts
+                break
             if not more:
                 break
             count += more
@@ -6019,6 +6039,7 @@ class Transfer:
         self.stated = Expected(size if type(size) is int and size >= 0 else None, parse_digest(bundle.get("sha256")))
         self.expected = Expected(self.stated.size, self.stated.sha256)
         self.connections = connections
+        self.gateway_only = False
         self.pieces: list[Piece] = []
         self.answers = 0  # how many answers the bytes were put together from
         self.source = ""
@@ -6029,7 +6050,7 @@ class Transfer:
     def sources(self) -> list[tuple[str, Url]]:
         """(name, URL): the object store where one is configured and used, then the gateway."""
         found = []
-        endpoint = self.app.config.object_endpoint
+        endpoint = self.app.config.object_endpoint if not self.gateway_only else ""
         for item in as_list(self.run.get("distribution")) if endpoint else []:
             bucket, key = as_text(as_dict(item).get("bucket")), as_text(as_dict(item).get("key"))
             segments = [bucket, *key.split("/")]
@@ -6260,8 +6281,9 @@ class SideBySide:
         firsts: list[tuple[Any, ...]] = [(piece, response, piece.end), *[(None, None, None)] * (count - 1)]
         try:
             for first in firsts:
-                self.workers.append(threading.Thread(target=self._work, args=first, daemon=True))
-                self.workers[-1].start()
+                worker = threading.Thread(target=self._work, args=first, daemon=True)
+                worker.start()
+                self.workers.append(worker)
             self._attend()
         finally:
             self.stop()
@@ -6269,6 +6291,7 @@ class SideBySide:
         if self.odd is not None and transfer.pieces:
             transfer.app.console.warn("going on with one connection: %s" % self.odd.message)
             transfer.take_one()
+            transfer.record(pieces=False)
         elif transfer.pieces:
             raise self.trouble or NetworkError("the connections ended early")
 
@@ -6465,10 +6488,11 @@ def download_bundle(app: App, run: Document, target: str, resume: bool, connecti
 def fetch_right_bytes(app: App, transfer: Transfer, spans: Sequence[Span]) -> str:
     """The digest of what was fetched; bytes of several answers that do not fit together are fetched once more."""
     sha256 = transfer.fetch(spans)
-    if transfer.expected.sha256 and sha256 != transfer.expected.sha256 and transfer.answers > 1:
-        fault = "the bundle put together from several answers has the wrong digest; starting again from zero"
-        app.console.warn(fault)
-        transfer.connections = 1
+    mixed = bool(spans) or transfer.answers > 1
+    if transfer.expected.sha256 and sha256 != transfer.expected.sha256 and (mixed or transfer.source != "gateway"):
+        what = "the bundle put together from several answers" if mixed else "the bundle of the object store"
+        app.console.warn("%s has the wrong digest; starting again from zero, at the gateway" % what)
+        transfer.connections, transfer.gateway_only = 1, True
         sha256 = transfer.fetch()
     if not transfer.expected.sha256:
         app.console.warn("no digest of the bundle is known; only its length was checked")
@@ -6886,7 +6910,7 @@ def signed_facts(run: Document, documents: Sequence[bytes]) -> tuple[str, int, s
     stated = parse_digest(as_dict(run.get("bundle")).get("sha256"))
     if stated and stated != digest:
         faults.append("the gateway says that the bundle is sha256:%s, the manifest sha256:%s" % (stated, digest))
-    if safe_name(name) != name or name in KIT_NAMES:
+    if safe_name(name) != name or name.lower() in KIT_NAMES:
         faults.append("a bundle of the name %s cannot stand in a kit" % quoted(name))
     if faults:
         raise VerificationError("the run's signed documents do not fit the run or each other", faults)
