@@ -227,6 +227,9 @@ def test_if_range_only_with_a_strong_etag(get, case, digest):
 NO_SIZE = {  # the run says no size, and the first answer breaks off: what the other answers say counts
     "Content-Length": ([BROKEN], 0, [on(1000)]),
     "Content-Length, then another total": ([BROKEN, Say(total="4000")], 0, [on(1000), WHOLE]),
+    "chunks": ([Say(framing="chunked", cut=1000)], 0, [on(1000)]),
+    "chunks, then no total": ([Say(framing="chunked", cut=1000), Say(framing="chunked", total="*")], 0, [on(1000)]),
+    "chunks that never end": ([Say(status=200, framing="chunked", cut=1000)] * 6, 21, [on(1000)] * 5),
     "the bundle grows to another": ([BROKEN, Say(status=200, content=CONTENT + b"x")], 0, [on(1000)]),
 }
 
@@ -382,6 +385,7 @@ SIDECARS: dict[str, tuple[Any, str, str]] = {
     "no ETag": (edit(etag=...), "1000-", WHOLE), "an empty ETag": (edit(etag=""), "1000-", WHOLE),
     "a weak ETag": (edit(etag='W/"v1"'), "1000-", WHOLE),
     "an ETag that holds a header": (edit(etag='"v1"\r\nX: "y"'), "1000-", WHOLE),
+    "an ETag that is no header": (edit(etag='"\u2603"'), "1000-", WHOLE),
     "an ETag that is no text": (edit(etag=["v1"]), "1000-", WHOLE),
     "no size": (edit(size=...), on(1000), on(1000)),
     "a size that is text": (edit(size="3000"), WHOLE, WHOLE),
@@ -435,7 +439,7 @@ def test_resume_of_a_part_that_changed(get, left, target, case):
     assert server.asked == asked
 
 
-@pytest.mark.parametrize(("case", "asked"), [("right", [])])
+@pytest.mark.parametrize(("case", "asked"), [("right", []), ("corrupt", [WHOLE])])
 def test_resume_of_a_part_with_every_byte(get, left, target, case, asked):
     """A kill between the last byte and the rename; 416 to `bytes=3000-` says the same (15.5.17)."""
     with Scripted(CONTENT) as server:
@@ -592,7 +596,7 @@ def test_obstacle_is_a_local_error_before_any_byte_and_stays(get, target, case, 
     assert (target.parent / "victim").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("case", ["a folder"])
+@pytest.mark.parametrize("case", ["a folder", "a link"])
 def test_sidecar_that_is_no_file_is_never_written_through(get, left, target, case):
     sidecar, victim = target.with_name("bundle.part.json"), target.with_name("victim")
     with Scripted(CONTENT) as server:
