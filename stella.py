@@ -3231,7 +3231,7 @@ class PartFile:
             return None
 
     def write_sidecar(self, facts: Document) -> None:
-        """Replaces the sidecar, or a link that lies in its place. One name for the new one: the lock guards that, too."""
+        """Replaces the sidecar, or a link in its place; the lock guards the one name of the new one, too."""
         fresh = self.sidecar_path + ".tmp"
         remove_file(fresh)
         try:
