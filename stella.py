@@ -13,7 +13,8 @@ Everything it can touch:
                names; the proxy that the environment names. Credentials go to the gateway alone.
                `verify` never calls the gateway, and with --offline nothing at all.
   files read   ~/.stella/profiles/NAME.toml; the token, key, certificate and CA files that a setting
-               names; the files named on the command line; standard input where `-` is allowed.
+               names, else the system's CAs; the files named on the command line; standard input where
+               `-` is allowed. README, Security, has all of this in full.
   files written  what --output, --signature and a download name: NAME whole or not at all, with
                .NAME.*.tmp, NAME.part and NAME.part.json[.tmp] beside it while at work; a private folder
                under the system's temporary folder while a verifier program runs.
