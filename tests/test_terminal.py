@@ -27,7 +27,7 @@ from wire import Wire, reply
 ACTS = (
     "\x1b[2J", "\x1b]8;;http://evil.example\x1b\\", "\x1b]52;c;aGk=\x07", "\x1b]0;evil\x07", "\x1bP+q\x1b\\", "\x9b31m", "\x9d0;x\x9c",
     "\x7f", "\r", "\b", "\a", "\v", "\f", "\x85", "\u2028", "\u2029", "\u202e", "\u202d", "\u2066", "\u2069", "\u200e", "\u061c",
-    "\u200b", "\u200d", "\ufeff", "\u00ad", "\u3164", "\ufe0f", "\u2800", "\U000e0041", "\n",
+    "\u200b", "\u200d", "\ufeff", "\u00ad", "\u3164", "\u034f", "\u115f", "\u180e", "\ufe0f", "\u2800", "\U000e0041", "\n",
 )  # fmt: skip
 MARK = "zqmark"
 HOSTILE = MARK + "".join(ACTS) + MARK
@@ -111,6 +111,7 @@ PLACES = {
     "a profile": ("profile show p --format table", said({**dict.fromkeys(("profileId", "name", "kind", "variant", "status", "retention", "compression", "policySnapshotMode", "revision", "updatedAt"), HOSTILE), "include": [HOSTILE], "encryption": {"mode": HOSTILE}})),
     "a profile that changed": ("profile update p --add-distribution oci", lambda seen: said({"distribution": ["http"], "name": HOSTILE + str(id(seen))}, 200, 'ETag: "e"') if seen.method == "GET" else reply(412)),
     "a new run": ("run submit p --format table", said({"runId": HOSTILE, "status": HOSTILE}, 202)),
+    "a new run, waited for": ("run submit p --wait --format json --query status", by_target(events=events(""), rest=said({"runId": HOSTILE, "status": "succeeded"}, 202))),
     "a cancelled run": ("run cancel r1 --format table", said({"runId": HOSTILE, "status": "cancelled"}, 202)),
     "warning": (WATCH, by_target(events=events(f"event: run.warning\ndata: {json.dumps({'message': HOSTILE})}\n\n"), rest=run_with())),
     "warning that is no JSON": (WATCH, by_target(events=events(f"event: run.warning\ndata: {MARK}\x1b[2J\x9b31m\u202e\u200b\n\n"), rest=run_with())),
