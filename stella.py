@@ -2280,16 +2280,19 @@ def read_toml(path: str) -> Document:
         raise ConfigError("profile file %s: %s" % (printable(path), printable(str(error)))) from None
 
 
-def warn_readable(path: str, what: str, warnings: list[str]) -> None:
-    """A warning when group or others may read a secret file (not asked on Windows, where modes mean nothing)."""
+def warn_shared(path: str, what: str, secret: bool, warnings: list[str]) -> None:
+    """A warning when others may write a file, which says where the token goes, or they or the group may read a secret
+    one (not asked on Windows, where modes mean nothing).
+    """
     import shlex
 
     try:
-        shared = os.name == "posix" and os.stat(path).st_mode & 0o044
+        mode = os.stat(path).st_mode if os.name == "posix" else 0
     except OSError:
         return  # gone since it was read
-    if shared:
-        warnings.append("others can read %s %s; chmod 600 %s" % (what, path, shlex.quote(path)))
+    verb = "write" if mode & 0o002 else "read" if secret and mode & 0o044 else ""
+    if verb:
+        warnings.append("others can %s %s %s; chmod 600 %s" % (verb, what, path, shlex.quote(path)))
 
 
 def profile_path(name: str) -> str:
@@ -2340,8 +2343,8 @@ def load_profile(name: str, warnings: list[str]) -> Document:
         raise ConfigError(
             "profile file %s is not valid" % printable(path), wrong, "known keys: " + ", ".join(sorted(known))
         )
-    if "token" in table:
-        warn_readable(path, "the profile file with a token", warnings)
+    secret = "token" in table
+    warn_shared(path, "the profile file with a token" if secret else "the profile file", secret, warnings)
     return table
 
 
@@ -2360,7 +2363,7 @@ def read_token_file(path: str, warnings: list[str]) -> str:
     data = read_small(path, "token file", MAX_CONFIG_BYTES)
     if not data.strip():
         raise ConfigError("the token file %s is empty" % printable(path))
-    warn_readable(path, "the token file", warnings)
+    warn_shared(path, "the token file", True, warnings)
     return data.decode("utf-8", "replace")
 
 

@@ -299,7 +299,7 @@ def test_environment_token_wins_over_a_token_file_that_is_then_not_read(cli, gw,
     assert cli("--profile", "prod", "export", "run", "ls", whole=True, gw=gw).code == 0
 
 
-MODES = [(0o600, False), (0o400, False), (0o640, True), (0o604, True), (0o644, True)]
+MODES = [(0o600, ""), (0o400, ""), (0o640, "read"), (0o604, "read"), (0o602, "write"), (0o666, "write")]
 
 
 @pytest.mark.parametrize(("mode", "warned"), MODES)
@@ -315,14 +315,17 @@ def test_secret_that_others_can_read_is_used_with_a_warning(cli, gw, profiles, k
         secret.chmod(mode)
     done = cli("--profile", "prod", "export", "run", "ls", whole=True, env={"STELLA_SERVER": gw.url})
     assert done.code == 0
-    assert ("others can read" in done.err) == warned
-    assert (f"chmod 600 {secret}" in done.err) == warned
+    assert (f"others can {warned} the" in done.err) == bool(warned)
+    assert (f"chmod 600 {secret}" in done.err) == bool(warned)
     assert gw.token not in done.err
 
 
 def test_readable_profile_file_without_a_token_is_no_secret(cli, gw, profiles):
     profiles("prod", "tenant = 'acme'\n", 0o644)
     assert cli("--profile", "prod", "export", "run", "ls", whole=True, gw=gw).err == ""
+    path = profiles("prod", "tenant = 'acme'\n", 0o646)
+    done = cli("--profile", "prod", "export", "run", "ls", whole=True, gw=gw)
+    assert done.err == f"stella: warning: others can write the profile file {path}; chmod 600 {path}\n"
 
 
 @pytest.mark.parametrize("token", [None, "", "  "], ids=["unset", "empty", "blank"])
