@@ -2612,7 +2612,8 @@ class YamlWriter:
         return "\n".join(self.lines)
 
     def _string(self, text: str) -> str:
-        if self._plain(text) and "  " not in text and text[-1] != " " and text.lower() not in YAML_WORDS:
+        word = self._plain(text) and "  " not in text and text[-1] != " "
+        if word and (len(text) > 5 or text.lower() not in YAML_WORDS):
             written = text
         elif text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
             written = '"%s"' % text
@@ -2622,8 +2623,10 @@ class YamlWriter:
             self._known[text] = written
         return written
 
-    def _name(self, key: str) -> str:
+    def _name(self, key: str, indent: str) -> str:
         name = self._string(key) + ": "
+        if len(name) > 1000:  # YAML reads a key only up to 1024 characters, unless a question mark says so
+            return "? %s\n%s: " % (name[:-2], indent)
         if len(name) < 64 and len(self._names) < MAX_JSON_FORMS:
             self._names[key] = name
         return name
@@ -2632,28 +2635,28 @@ class YamlWriter:
         """Lines for the items; `lead` starts the first of them, `indent` the others."""
         if len(indent) > 2 * MAX_JSON_DEPTH:
             raise ProtocolError("the answer is nested deeper than %d levels" % MAX_JSON_DEPTH)
-        add, known, names = self.lines.append, self._known, self._names
-        is_list = value.__class__ is list
-        mark = lead + "- "
-        for key in value:
-            item = key
-            if not is_list:
-                item, mark = value[key], lead + (names.get(key) or self._name(key))
-                if len(mark) > 1000:  # YAML reads a key only up to 1024 characters, unless a question mark says so
-                    add(lead + "? " + mark[len(lead) : -2])
-                    mark = indent + ": "
+        add, known, names, below = self.lines.append, self._known, self._names, indent + "  "
+        if value.__class__ is list:
+            for item in value:
+                if item.__class__ is str:
+                    add(lead + "- " + (known.get(item) or self._string(item)))
+                elif not item or item.__class__ not in (dict, list):
+                    add(lead + "- " + yaml_scalar(item))
+                else:
+                    self._block(item, lead + "- ", below)
+                lead = indent
+            return
+        for key, item in value.items():
+            mark = lead + (names.get(key) or self._name(key, indent))
             kind = item.__class__
             if kind is str:
                 add(mark + (known.get(item) or self._string(item)))
             elif not item or (kind is not dict and kind is not list):
                 add(mark + (str(item) if kind is int else yaml_scalar(item)))
-            elif is_list:
-                self._block(item, mark, indent + "  ")
             else:
                 add(mark[:-1])
-                self._block(item, indent + "  ", indent + "  ")
+                self._block(item, below, below)
             lead = indent
-            mark = lead + "- "
 
 
 def yaml_text(value: Json) -> str:
@@ -2709,12 +2712,12 @@ class Table:
 
     def lines(self, rows: Sequence[Sequence[str]]) -> list[str]:
         """The lines of some more rows; the header goes before the first."""
-        cells = [[*map(self._cell, row)] for row in rows]
+        cells = [*map(self._cells, rows)]
         if not any(self.widths):
             cells.insert(0, self.header)
         if not cells:
             return []
-        ascii_only = all(cell.isascii() for row in cells for cell in row)
+        ascii_only = "".join(map("".join, cells)).isascii()
         measure = len if ascii_only else text_width
         widest = [max(map(measure, column)) for column in zip(*cells)]
         self.widths = self._fitted([max(pair) for pair in zip(self.widths, widest)])
@@ -2723,9 +2726,12 @@ class Table:
             return [(form % tuple(row)).rstrip() for row in cells]
         return [self._line(row) for row in cells]
 
-    def _cell(self, text: str) -> str:
-        text = printable(text)
-        return text.encode(self.encoding, "backslashreplace").decode(self.encoding) if self.encoding else text
+    def _cells(self, row: Sequence[str]) -> list[str]:
+        line = "".join(row)
+        if line.isascii() and line.isprintable():
+            return [*row]
+        encoding = self.encoding or "utf-8"
+        return [printable(text).encode(encoding, "backslashreplace").decode(encoding) for text in row]
 
     def _fitted(self, widths: list[int]) -> list[int]:
         while self.columns and sum(widths) + 2 * (len(widths) - 1) > self.columns and max(widths) > 4:
@@ -5205,11 +5211,11 @@ def progress_text(run: Document) -> str:
     """`37.5 % adapter`, or what there is of it."""
     progress = as_dict(run.get("progress"))
     percent = progress.get("percent")
-    parts = [""]
+    share = ""
     if isinstance(percent, (int, float)) and not isinstance(percent, bool) and abs(percent) < 1e9:
-        parts = ["%.3g %%" % percent]
-    parts.append(as_text(progress.get("phase")) if run.get("status") in ACTIVE_STATUSES else "")
-    return " ".join(part for part in parts if part)
+        share = "%.3g %%" % percent
+    phase = as_text(progress.get("phase")) if run.get("status") in ACTIVE_STATUSES else ""
+    return share + " " + phase if share and phase else share or phase
 
 
 def run_row(run: Json) -> list[str]:
