@@ -1,7 +1,10 @@
 """Seeded random inputs for every reader of foreign bytes: the list, and a million by hand, are in fuzz.py."""
 
+# ruff: noqa: E501 - a row of the table is a line
 from __future__ import annotations
 
+import json
+import random
 import sys
 import time
 import tracemalloc
@@ -10,8 +13,12 @@ import pytest
 
 import fuzz
 import stella
+from conftest import CALLS, PROFILE
+from wire import Wire, reply
 
 INPUTS = 1500
+COMMANDS = 60
+EVENTS = "Content-Type: text/event-stream"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,6 +34,42 @@ def test_no_input_brings_anything_but_declared_errors(name):
     for data in fuzz.READERS[name].seeds:
         fuzz.judge(name, data)
     fuzz.run(name, INPUTS, 7)
+
+
+RUN = json.dumps({**fuzz.DOCUMENT, "status": "succeeded", "distribution": [{"type": "http"}], "selectors": None}).encode()
+ANSWERS = fuzz.Reader(print, (), fuzz.HEAD_WORDS + ' null [] {} "" status items data: event: id: \n\n', 1)
+ANSWERS.make_seeds = lambda: [
+    reply(200, RUN), reply(202, RUN), reply(200, b'{"items": [%s], "nextCursor": "a"}' % RUN), reply(200, b'{"items": []}'),
+    reply(401, b'{"code": "ERR_EXPORT_001", "details": ["a"]}'), reply(302, b"", "Location: /x"), reply(503, b"", "Retry-After: 0"),
+    reply(206, b"bundle", "Content-Range: bytes 0-5/6", 'ETag: "e"'), reply(200, b"bundle", 'ETag: "e"'), reply(204), reply(412),
+    reply(416, b"", "Content-Range: bytes */6"), reply(200, b"id: 1\ndata: {}\n\nevent: run.succeeded\ndata: {}\n\n", EVENTS),
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(RUN), RUN),
+    f"HTTP/1.1 200 OK\r\nConnection: close\r\n{EVENTS}\r\n\r\nid: 1\nevent: run.progress\ndata: {{}}\n\n".encode(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_server_that_answers_at_random_brings_an_exit_code_of_the_contract(cli, monkeypatch, tmp_path, name):
+    chance = random.Random(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stella.Clock, "sleep", lambda self, seconds: None)
+    (tmp_path / "profile.json").write_text(json.dumps(PROFILE))
+
+    def answer(seen):
+        if chance.random() < 0.4:
+            return chance.choice(ANSWERS.seeds)
+        return fuzz.edited(ANSWERS, chance.getrandbits(16), list(fuzz.some_edits(chance, ANSWERS.words)))
+
+    with Wire(answer) as server:
+        server.closes = True
+        environment = {"STELLA_SERVER": server.url, "STELLA_TOKEN": "t-oken-t", "STELLA_EXPORT_OBJECT_ENDPOINT": server.url}
+        for _ in range(COMMANDS):
+            form = chance.choice(("table", "json", "yaml"))
+            words = (*CALLS[name], "--retries", chance.choice("012"), "--timeout", "5", "--format", form)
+            result = cli(*words, *chance.choice((["--trace"], [])), env=environment)
+            assert result.code in stella.EXIT_MEANINGS, result
+            assert "stella: unexpected" not in result.err, result
+            assert all(stella.is_visible(char) or char == "\n" for char in result.err)
 
 
 MIB = 1 << 20

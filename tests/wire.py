@@ -53,6 +53,7 @@ class Wire:
     ) -> None:
         self.answer, self.context, self.tunnel = answer, context, tunnel
         self.seen: list[Seen] = []
+        self.closes = False  # after each answer, whatever it says
         self.bytes = b""
         self.tunnelled = b""
         self.faults: list[str] = []
@@ -132,7 +133,7 @@ class Wire:
                 self._write(peer, head)
                 for piece in pieces:
                     self._write(peer, piece)
-                if not isinstance(head, bytes) or b"Connection: close" in head or not head:
+                if self.closes or not isinstance(head, bytes) or b"Connection: close" in head or not head:
                     return
 
     def _write(self, peer: socket.socket, piece: Any) -> None:
