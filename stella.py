@@ -4402,6 +4402,19 @@ def choose_proxy(url: Url, config: Config) -> Url | None:
         raise ConfigError("%s %s" % (variable, error)) from None
 
 
+def check_framing(raw: Any) -> None:
+    """HTTPException for a head that is too long, or says in two ways where the answer ends (RFC 9112 6.3)."""
+    import http.client
+
+    if sum(len(name) + len(value) for name, value in raw.headers.items()) > MAX_HEADER_BYTES:
+        raise http.client.HTTPException("its headers have more than %d bytes" % MAX_HEADER_BYTES)
+    lengths = raw.headers.get_all("Content-Length", [])
+    if len(set(lengths)) > 1:
+        raise http.client.HTTPException("it states two lengths")
+    if lengths and raw.chunked:  # the chunks count, and nothing more is believed of this connection
+        raw.will_close = True
+
+
 def final_response_class() -> Any:
     """http.client's response with bounds. It skips any number of 100 and takes 103 for the end; it reads any
     number of trailers, and a chunk of negative size to the end of the connection.
@@ -4421,8 +4434,7 @@ def final_response_class() -> Any:
 
         def begin(self) -> None:
             super().begin()
-            if sum(len(name) + len(value) for name, value in self.headers.items()) > MAX_HEADER_BYTES:
-                raise http.client.HTTPException("its headers have more than %d bytes" % MAX_HEADER_BYTES)
+            check_framing(self)
 
         def _read_next_chunk_size(self) -> int:
             size: int = super()._read_next_chunk_size()  # type: ignore[misc]
@@ -4580,6 +4592,22 @@ def open_tunnel(sock: Any, url: Url, headers: Mapping[str, str], what: str) -> N
         raise ConfigError("%s does not connect to %s (status %d)" % (what, url.authority, status))
 
 
+def is_quiet(sock: Any) -> bool:
+    """True when an idle connection has brought nothing: neither its end nor the answer to a question nobody asked,
+    which whoever can put a line break into an answer's head could have left for the next one.
+    """
+    import socket
+
+    sock.settimeout(0)
+    try:
+        socket.socket.recv(sock, 1, socket.MSG_PEEK)  # past the TLS layer, which has no such flag
+    except BlockingIOError:
+        return not getattr(sock, "pending", int)()
+    except OSError:
+        pass
+    return False
+
+
 class Http:
     """Requests with retries, redirects, proxies, TLS and the token rule.
 
@@ -4719,12 +4747,15 @@ class Http:
 
     def _take(self, request: Request, timeout: float) -> tuple[Any, bool]:
         """(connection, True when it was used before)."""
-        try:  # in one step: the connections of a download share what is idle
-            connection = self._idle[request.url.origin, self.is_trusted(request)].pop()
-        except LookupError:
-            return self._connect(request, timeout), False
-        connection.sock.settimeout(timeout)
-        return connection, True
+        while True:
+            try:  # in one step: the connections of a download share what is idle
+                connection = self._idle[request.url.origin, self.is_trusted(request)].pop()
+            except LookupError:
+                return self._connect(request, timeout), False
+            if is_quiet(connection.sock):
+                connection.sock.settimeout(timeout)
+                return connection, True
+            connection.close()
 
     def send(self, request: Request) -> Response:
         """One request, one answer, no redirect; a kept connection that has died meanwhile is replaced."""

@@ -181,7 +181,6 @@ CASES.update({
     "a name that is not there": Case("run ls --retries 0", [], 21, env={"STELLA_SERVER": "https://stella.invalid", "HTTPS_PROXY": ""}),
     "a cut answer": Case("run show r1 --retries 0 --trace", [raw("HTTP/1.1 200 OK\r\nContent-Length: 99\r\nConnection: close\r\n\r\n@token@")], 21),
     "a cut download": Case("download r1 --retries 0 --trace", downloading(cut(30)), 21),
-    "a cut download with a tag": Case("download r1 --retries 0 --trace", downloading(cut(30, 'ETag: "@token@"')), 21),
     "a download of other bytes": Case("download r1 --trace", downloading(said(200, b"y" * len(BUNDLE))), (20, 21)),
     "a good download": Case("download r1 --trace", downloading(said(200, BUNDLE))),
     "an old part resumed": Case("download r1 --resume --trace", downloading(said(200, BUNDLE)), arrange="part"),

@@ -6,13 +6,15 @@ import email.utils
 import json
 import re
 import socket
+import ssl
 import time
 import uuid
 
 import pytest
 
 import stella
-from gateway import BEFORE_HEAD, Fault, Gateway
+from gateway import BEFORE_HEAD, CertificateAuthority, Fault, Gateway
+from wire import Wire, reply
 
 READ = ("run", "ls")
 SUBMIT = ("run", "submit", "prof-json-raw")
@@ -298,6 +300,46 @@ def test_connection_that_was_closed_while_idle_is_replaced_without_a_word(cli, g
     done = cli(*READ, "--all", "--retries", "0", gw=gw)
     assert (done.code, done.err, len(done.json())) == (0, "", 450)
     assert (clock.slept, len(connections)) == ([], 3)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    """(a server's TLS, its CA's file)."""
+    authority = CertificateAuthority(tmp_path_factory.mktemp("ca"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("server", "serverAuth", "IP:127.0.0.1"))
+    return context, authority.certificate
+
+
+def kept(body, *headers, status=200):
+    return reply(status, body, *headers).replace(b"Connection: close\r\n", b"")
+
+
+FORGED = kept(b'{"items": ["forged"], "nextCursor": null}')
+SPLIT = {  # what comes along with a good answer, for whoever asks next
+    "a second answer": kept(b'{"items": [1], "nextCursor": "a"}') + FORGED,
+    "one beyond the buffer": kept(b'{"items": [1], "nextCursor": "a"}', "X: " + "x" * 20000) + b"x" * 9000 + FORGED * 3,
+    "a second answer inside the head": reply(200, b"").replace(b"Content-Length: 0\r\nConnection: close\r\n\r\n", b"")
+    + b'Content-Length: 33\r\nX: \r\n\r\n{"items": [1], "nextCursor": "a"}' + FORGED,
+    "both lengths": kept(b"", "Transfer-Encoding: chunked")
+    + b'21\r\n{"items": [1], "nextCursor": "a"}\r\n0\r\n\r\n' + FORGED,
+}
+
+
+@pytest.mark.parametrize("context", [None, "tls"], ids=["http", "https"])
+@pytest.mark.parametrize("case", SPLIT)
+def test_an_answer_that_nobody_asked_for_is_never_the_next_one(cli, tls, case, context):
+    answers = [SPLIT[case], kept(b'{"items": [2], "nextCursor": null}')]
+    with Wire(answers, tls[0] if context else None) as server:
+        done = cli(*READ, "--all", "--retries", "0", "--ca-file", tls[1],
+                   env={"STELLA_SERVER": server.url, "STELLA_TOKEN": "t-oken-t"})
+    assert (done.code, done.json(), len(server.seen)) == (0, [1, 2], 2), done
+
+
+def test_two_lengths_are_no_answer(cli):
+    with Wire(kept(b'{"items": []}', "Content-Length: 5", "Connection: close")) as server:
+        done = cli(*READ, "--retries", "0", env={"STELLA_SERVER": server.url, "STELLA_TOKEN": "t-oken-t"})
+    assert (done.code, "it states two lengths" in done.err) == (21, True), done
 
 
 def test_fresh_connection_that_is_closed_is_a_failed_attempt(cli, gw, clock, connections):
