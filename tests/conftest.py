@@ -32,6 +32,20 @@ for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
+# What is the same whatever Python runs it: `make test` leaves it out on all but the newest, with PYTHONS=all on none.
+ONCE = ("bounds", "fuzz", "install", "kit", "readme", "security_page", "source", "vendor")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--second", action="store_true", help="leave out ONCE: another run has it")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """True for a file that --second leaves out; None asks others."""
+    wanted = config.getoption("--second") and collection_path.stem in {f"test_{name}" for name in ONCE}
+    return True if wanted else None
+
+
 class Result:
     """What one invocation left: `code` (negative: ended by that signal), `out` and `err` as text."""
 
