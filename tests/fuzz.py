@@ -197,14 +197,16 @@ def feed(chunks: Iterator[bytes] | list[bytes]) -> tuple[list[tuple[str, str, st
 def read_events(data: bytes) -> None:
     whole = feed([data])
     assert feed(pieces_of(data)) == whole, "however it is cut"
+    events = [stella.Event(*event) for event in whole[0]]
     encoder, seen = stella.EventEncoder(), stella.SeenEvents()
-    for kind, text, last_id, own in whole[0]:
-        event = stella.Event(kind, text, last_id, own)
+    for event in events:
         seen.is_new(event)
         line = encoder.line(event)
         assert "\n" not in line
         assert set(json.loads(line)) == {"event", "id", "data"}
-        stella.event_value(text)
+        stella.event_value(event.data)
+    seen.reconnect()
+    assert not any(map(seen.is_new, events)), "a replay shows nothing twice"
 
 
 @seeds(read_events)
@@ -686,8 +688,11 @@ def read_document(data: bytes) -> None:
         assert all(map(stella.is_visible, line)), line
     stella.decide_failure(500, {}, data, GATEWAY)
     stella.outcome_text("r", stella.as_text(document.get("status")), document)
-    spans, _ = stella.decide_resume(10, document, stella.Expected(20, ""))
-    assert all(0 <= start < end <= 10 for start, end in spans)
+    for expected in (stella.Expected(20, ""), stella.Expected(None, "0" * 64), stella.Expected(7, "")):
+        spans, _ = stella.decide_resume(10, document, expected)
+        assert all(0 <= start < end <= 10 for start, end in spans)
+        pieces = stella.cut_pieces(stella.find_gaps(spans, 10), 3)
+        assert sum(end - start for start, end in (*spans, *pieces)) == 10
     outcome(stella.query_value, document, "progress.percent", errors=(stella.ValidationError,))
     outcome(stella.raise_for_status, "r", stella.as_text(document.get("status")), document, errors=(stella.StellaError,))
     stella.Gateway(client()).link(document, "download")
@@ -763,6 +768,7 @@ def read_texts(data: bytes) -> None:
     assert len(name.encode()) <= 201
     assert not name or (name[0] not in ".-" and not set(name) & set('/\\\0:*?"<>|') and name == name.strip())
     assert stella.text_width(stella.clip_text(shown, 20)) <= 20
+    assert stella.quote_json(text) == json.encoder.encode_basestring(text)
     stella.parse_digest(text)
     stella.shell_word(text)
     console = stella.Console()
