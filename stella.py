@@ -803,7 +803,7 @@ def some_of(*allowed: str) -> Document:
     return {"type": list, "unique": True, "items": one_of(*allowed)}
 
 
-TEXT: Document = {"type": str, "allowed": "a string"}
+TEXT: Document = {"type": str}
 VARIANTS = {"json": ("raw", "policy"), "trivy": ("db", "java-db"), "mirror": ("full", "delta")}
 DISTRIBUTIONS = ("http", "oci", "object")
 # Contract 3, "Profile". `enum_of` takes its words from the value of another field; `unless` names the one
@@ -834,7 +834,7 @@ PROFILE_SCHEMA: Document = {
     },
 }
 SERVER_FIELDS = ("profileId", "status", "revision", "createdAt", "updatedAt", "links")
-JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+JSON_TYPES = {dict: "an object", list: "a list", str: "a string"}
 
 
 def value_text(value: Json) -> str:

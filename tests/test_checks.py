@@ -51,6 +51,8 @@ DER = {  # bytes, tag: (contents, rest), or what is wrong
     "a zero before the length": (b"\x04\x82\x00\x80" + LONG, 4, SHORTEST),
     "no end given": (b"\x30\x80\x00\x00", 0x30, SHORTEST),
     "five bytes of length": (b"\x04\x85\x01\x00\x00\x00\x00" + LONG, 4, SHORTEST),
+    "a length and no contents": (b"\x04\x81\x80", 4, "ends early"),
+    "the length cut off, all zeros": (b"\x04\x82", 4, SHORTEST),
     "the length cut off": (b"\x04\x82\x01", 4, SHORTEST),
 }
 INTEGERS = {
@@ -83,6 +85,7 @@ SIGNATURES = {
     "a set": (b"\x31\x06\x02\x01\x05\x02\x01\x07", "expected tag 0x30"),
     "r zero": (b"\x30\x06\x02\x01\x00\x02\x01\x07", "integer is zero, negative or padded"),
     "s negative": (b"\x30\x06\x02\x01\x05\x02\x01\x87", "integer is zero, negative or padded"),
+    "padded r": (b"\x30\x07\x02\x02\x00\x05\x02\x01\x07", "integer is zero, negative or padded"),
     "cut": (b"\x30\x06\x02\x01\x05\x02\x01", "ends early"),
 }
 
@@ -144,6 +147,7 @@ def ed25519(bits, *parameters):
 
 
 P, L = stella.ED25519_P, stella.ED25519_L
+ROOT_OF_B = pow(stella.P256_B, (stella.P256_P + 1) // 4, stella.P256_P)
 RSA_NUMBERS = "its modulus or exponent is not one of an RSA key"
 NO_ED25519 = "it is no Ed25519 key in canonical form"
 NONE_BELONG = "has bytes where none belong"
@@ -178,6 +182,8 @@ KEYS = {  # SubjectPublicKeyInfo: (kind, numbers), or why it cannot be used
     "RSA with the exponent 1": (rsa(exponent=1), RSA_NUMBERS),
     "RSA with an even exponent": (rsa(exponent=65536), RSA_NUMBERS),
     "RSA with a larger exponent": (rsa(exponent=(1 << 31) + 1), RSA_NUMBERS),
+    "x of p, which is 0 once more": (ec(x=stella.P256_P, y=ROOT_OF_B), "its point is not on the curve"),
+    "x of 0": (ec(x=0, y=ROOT_OF_B), ("P-256", (0, ROOT_OF_B))),
     "RSA without parameters": (rsa(parameters=""), NONE_BELONG),
     "RSA with other parameters": (rsa(parameters="050000"), NONE_BELONG),
     "RSA with a third number": (rsa(inside=number(3)), NONE_BELONG),
@@ -272,6 +278,7 @@ TEXTS = {  # key, contents of the signature file: raw signature, or why it is no
         "the signature is not strict DER: has bytes after the signature"),
     "RSA": (RSA_KEY, b64(bytes(256)), bytes(256)),
     "RSA of 257 bytes": (ODD_RSA_KEY, b64(bytes(257)), bytes(257)),
+    "RSA whose text begins and ends with X": (RSA_KEY, b64(b"\x5d" * 255 + b"\x57"), b"\x5d" * 255 + b"\x57"),
     "RSA, short": (RSA_KEY, b64(bytes(255)), "the signature has 255 bytes, which none of this RSA key has"),
     "RSA, long": (RSA_KEY, b64(bytes(257)), "the signature has 257 bytes, which none of this RSA key has"),
     "Ed25519": (ED_KEY, b64(bytes(64)), bytes(64)),
@@ -612,12 +619,14 @@ OCTALS = {
     "blanks": (b"   644 \0", 0o644), "7": (b"7", 7),
     "zero": (b"0\0\0\0", 0), "empty": (b"", NO_OCTAL), "NULs": (b"\0\0\0", NO_OCTAL), "8": (b"8", NO_OCTAL),
     "a letter": (b"12a\0", NO_OCTAL),
+    "an X before": (b"X7", NO_OCTAL), "an X after": (b"7X", NO_OCTAL), "an X inside": (b"1X7", NO_OCTAL),
     "a NUL before": (b"\0007", NO_OCTAL), "a NUL inside": (b"1\0007", NO_OCTAL), "a sign": (b"-1", NO_OCTAL),
     "base 256": (b"\x80\0\0\1", NO_OCTAL),
 }  # fmt: skip
 TAR_TEXTS = {
     "plain": (b"a/b\0\0", "a/b"), "full": (b"abc", "abc"), "empty": (b"\0\0", ""),
     "wide": ("\u00e9\0".encode(), "\u00e9"),
+    "an X after a NUL": (b"a\0X", "a name goes on after a NUL"),
     "after a NUL": (b"a\0b\0", "a name goes on after a NUL"), "no UTF-8": (b"\xff\0", "a name is not UTF-8"),
 }  # fmt: skip
 MALFORMED = "an extended header is malformed"
@@ -634,6 +643,8 @@ PAX = {
     "a sign": (b"+9 path=a\n", MALFORMED),
     "no equals sign": (b"8 patha\n", MALFORMED), "no line break": (b"10 path=ab", MALFORMED),
     "rubbish after it": (b"10 path=a\nx", MALFORMED),
+    "length 4": (b"4 =\n", MALFORMED), "length of 19 digits": (b"0" * 17 + b"27 path=a\n", {"path": "a"}),
+    "length of 20 digits": (b"0" * 18 + b"28 path=a\n", MALFORMED),
     "length of 21 digits": (b"0" * 19 + b"29 path=a\n", MALFORMED),
     "no UTF-8": (b"10 path=\xff\n", "an extended header is not UTF-8"),
     "no UTF-8 in the key": (b"7 \xff=a\n", None),
@@ -702,6 +713,11 @@ def test_tar_header(case):
     assert outcome(stella.parse_tar_header, block) == expected
 
 
+def test_errors_stay_with_their_check():
+    error = stella.ConfigError("x")
+    assert (stella.Check("a", "skipped", "b", error).error, stella.Check("a", "pass", "b").error) == (error, None)
+
+
 def renumbered(block, start, text):
     """A header with other bytes in it, and the checksum that fits them."""
     block = bytearray(block)
@@ -713,7 +729,8 @@ def renumbered(block, start, text):
 @pytest.mark.parametrize("start", [100, 108, 116, 136, 329, 337])
 def test_every_number_of_a_header_is_one(start):
     good = tar_header("a", 5)
-    assert outcome(stella.parse_tar_header, renumbered(good, start, b"9")) == NO_OCTAL
+    for wrong in (b"9", b"X" * 8, b"\0X"):
+        assert outcome(stella.parse_tar_header, renumbered(good, start, wrong)) == NO_OCTAL
     assert isinstance(stella.parse_tar_header(renumbered(good, start, b"7")), tuple)
 
 
@@ -753,6 +770,13 @@ ARCHIVES = {
     "global": (pax(b"g", comment="x") + A + END, [("a", b"12345")]),
     "global, then extended": (pax(b"g", comment="x") + pax(path="y") + A + END, [("y", b"12345")]),
     "extended without a name": (pax(mtime="1") + A + END, [("a", b"12345")]),
+    "all that is ignored": (pax(mtime="1", atime="1", ctime="1", uid="1", gid="1", uname="x", gname="x", comment="x")
+                            + A + END, [("a", b"12345")]),
+    "size of 18 digits": (pax(size="0" * 17 + "3") + A + END, [("a", b"123")]),
+    "extended header of just the bound": (pax(comment="x" * (stella.MAX_PAX_BYTES - 15)) + A + END, [("a", b"12345")]),
+    "extended header of two blocks": (pax(path="x" * 600) + A + END, [("x" * 600, b"12345")]),
+    "extended header of a block and two": (pax(path="x" * 504) + A + END, [("x" * 504, b"12345")]),
+    "extended header of one block": (pax(path="x" * 502) + A + END, [("x" * 502, b"12345")]),
     "no end": (A, NO_END), "half an end": (A + bytes(512), NO_END), "cut in a header": (A + B[:100], NO_END),
     "empty": (b"", NO_END),
     "a member after the end": (A + END + B, "the archive goes on after its end mark"),
@@ -771,8 +795,11 @@ ARCHIVES = {
     "size that is left empty": (pax(size="") + A + END, "an extended header has a size that is not a number"),
     "global renames": (pax(b"g", path="x") + A + END, "a global header renames or resizes members"),
     "global resizes": (pax(b"g", size="1") + A + END, "a global header renames or resizes members"),
-    "a link": (tar_member("a", b"", b"2", link=b"/etc/passwd") + END, '"a" is a symbolic link'),
-    "a folder": (tar_member("a/", b"", b"5") + END, '"a/" is a directory'),
+    **{f"{what}, {flag!r}": (tar_member("a", b"", flag) + END, f'"a" is {what}') for flag, what in (
+        (b"1", "a hard link"), (b"2", "a symbolic link"), (b"3", "a device"), (b"4", "a device"), (b"5", "a directory"),
+        (b"6", "a FIFO"), (b"7", "a contiguous file"), (b"S", "a GNU sparse file"), (b"L", "a GNU long name"),
+        (b"K", "a GNU long link name"), (b"M", "a continued volume"), (b"D", "a GNU directory dump"),
+        (b"V", "a volume label"))},
     "something unknown": (tar_member("a", b"", b"Z") + END, '"a" is of an unknown type'),
     "a file with a target": (tar_member("a", b"", link=b"b") + END, '"a" is a file and names the target of a link'),
     "a file with a far target": (tar_member("a", b"", link=b"\0" * 99 + b"b") + END,
@@ -854,6 +881,23 @@ def test_the_budget_of_an_archive_is_what_the_manifest_says_and_room_for_headers
     assert said(check) == ("artifacts", "fail", "more comes out of the archive than the manifest says")
 
 
+@pytest.mark.parametrize("sizes", [(0,), (1,), (512,), (513, 100)])
+def test_the_budget_lets_through_what_the_manifest_says(sizes):
+    """Members with the longest header each, padding, and twice the padding that is allowed: just so much, no more."""
+    read = []
+
+    class Counting(stella.TarStream):
+        def __init__(self, fill, budget):
+            read.append(budget)
+            super().__init__(fill, budget)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stella, "TarStream", Counting)
+        stella.check_members({str(size): (size, HEX) for size in sizes}, io.BytesIO(END).readinto, hashlib.sha256)
+    blocks = sum(-(-size // 512) * 512 for size in sizes)
+    assert read == [blocks + len(sizes) * (3 * 512 + stella.MAX_PAX_BYTES) + 2 * stella.MAX_TAR_PADDING_BYTES]
+
+
 # ---- elliptic curve ------------------------------------------------------------------------------
 
 def affine(point):
@@ -892,6 +936,32 @@ def test_curves_are_those_of_openssl(kind):
     x, y = stella.parse_public_key(public_key(kind)).numbers
     assert (y * y - x**3 + 3 * x - b) % p == 0
     assert (name, width) == (kind, (p.bit_length() + 7) // 8)
+
+
+def test_a_sum_at_infinity_is_no_signature():
+    """With the generator as the key, u1 + u2 = n: the sum has no x that r could be."""
+    for r in (1, 5, N - 1):
+        assert not stella.verify_p256(stella.P256_G, ((N - r) % N).to_bytes(32, "big"), r, 1)
+
+
+def times(count, point):
+    total = INFINITY
+    for bit in f"{count:b}":
+        total = stella.double_point(total)
+        total = stella.add_points(total, point) if bit == "1" else total
+    return total
+
+
+def test_s_may_be_1_and_r_small():
+    """A key is made for R, the point with the smallest x there is, so that r is that x, s is 1 and the digest 7."""
+    p = stella.P256_P
+    x = next(x for x in range(1, 99) if pow(x**3 - 3 * x + stella.P256_B, (p - 1) // 2, p) == 1)
+    y = pow(x**3 - 3 * x + stella.P256_B, (p + 1) // 4, p)
+    seven = times(7, (*stella.P256_G, 1))
+    rest = stella.add_points((x, y, 1), (seven[0], -seven[1] % p, seven[2]))
+    key = affine(times(pow(x, -1, N), rest))
+    assert stella.verify_p256(key, (7).to_bytes(32, "big"), x, 1)
+    assert not stella.verify_p256(key, (7).to_bytes(32, "big"), x, 2)
 
 
 def test_builtin_verification():

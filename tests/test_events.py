@@ -345,6 +345,8 @@ def test_own_id_tells_whether_the_block_set_the_id():
     parser = stella.EventParser("7")
     events = parser.feed(b"data: a\n\nid: 8\ndata: b\n\ndata: c\n\nid\ndata: d\n\n")
     assert [(event.id, event.own_id) for event in events] == [("7", False), ("8", True), ("8", False), ("", True)]
+    events = parser.feed(b"data: a\nid: 9\n\ndata: b\nevent: t\n\n")  # the fields in an order that is not the usual one
+    assert [(event.id, event.own_id) for event in events] == [("9", True), ("9", False)]
 
 
 def test_a_new_connection_goes_on_with_id_and_time():
@@ -370,6 +372,48 @@ def test_too_much_is_an_error_and_no_memory(name):
     with pytest.raises(stella.ProtocolError, match=r"sent (a line|an event) of more than [0-9]+ bytes"):
         for piece in TOO_MUCH[name]:
             parser.feed(piece)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+@pytest.mark.parametrize("first", [b"", b"data\n"], ids=["block-at-once", "line-by-line"])
+def test_a_line_of_just_the_limit(first, over):
+    parser = stella.EventParser()
+    stream = first + b"data:" + b"x" * (LINE - 5 + over) + b"\n\n"
+    if over:
+        with pytest.raises(stella.ProtocolError):
+            parser.feed(stream)
+    else:
+        assert len(parser.feed(stream)) == 1
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_an_event_of_just_the_limit(over):
+    """Counted as the text has it: with a line feed after each line."""
+    lines = [b"data:" + b"x" * (LINE - 6)] * (EVENT // (LINE - 5))
+    left = EVENT - sum(len(line) - 4 for line in lines)
+    stream = b"\n".join([*lines, b"data:" + b"y" * (left - 1 + over), b"", b""])
+    parser = stella.EventParser()
+    if over:
+        with pytest.raises(stella.ProtocolError):
+            parser.feed(stream)
+    else:
+        (event,) = parser.feed(stream)
+        assert len(event.data) == EVENT - 1
+
+
+@pytest.mark.parametrize("pieces", [[b"\xef", b"\xbb", b"\xbfdata: x\n\n"], [b"\xef\xbb", b"\xbf", b"data: x\n\n"], [
+    b"", b"\xef\xbb\xbf", b"data: x\n\n"]])
+def test_a_mark_in_pieces_is_one_mark(pieces):
+    parser = stella.EventParser()
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    assert [(event.type, event.data, event.own_id) for event in events] == [("message", "x", False)]
+
+
+def test_a_parser_starts_with_what_it_is_given():
+    parser = stella.EventParser()
+    assert (parser.last_id, parser.retry_ms) == ("", None)
+    parser = stella.EventParser("7", 5)
+    assert (parser.feed(b"data: x\n\n")[0].id, parser.retry_ms) == ("7", 5)
 
 
 def test_as_much_as_the_limits_allow():
@@ -422,6 +466,8 @@ REPLAYS = {
     "some without id, replayed": (["1:a x 2:b x", "1:a x 2:b x 3:c x"], ["1:a x 2:b x", "3:c x"]),
     "some without id, the whole log again": (["x y 1:a x", "x y 1:a x 2:b"], ["x y 1:a x", "2:b"]),
     "without id after a resumed one": (["x 1:a", "y x"], ["x 1:a", "y x"]),
+    "one more of the same after a resumed one": (["1:a x", "1:a x x"], ["1:a x", "x"]),
+    "as at the start, after a resumed one": (["x 1:a", "1:a x"], ["x 1:a", "x"]),
     "the id before says which": (["1:a x", "1:a 2:b x"], ["1:a x", "2:b x"]),
 }
 

@@ -25,7 +25,8 @@ DIGEST, OTHER = "a" * 64, "b" * 64
 # ---- fields --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("etag", "strong"), [
-    ('"v1"', True), ('"v 1"', True), ('"a,b"', True), ('"\\"', True), ('W/"v1"', False), ('w/"v1"', False),
+    ('"v1"', True), ('"v"', True), ('""', False), ('""x"', False), ('"x""', False),
+    ('"v 1"', True), ('"a,b"', True), ('"\\"', True), ('W/"v1"', False), ('w/"v1"', False),
     ("v1", False), ("", False), ('"', False), ('"v1', False), ('v1"', False), ('"v"1"', False), ('"v1", "v2"', False),
     ('"v1" ', False), ('"v\n1"', False), ('"v\r\nX: y"', False), ('"v\x001"', False), ('"v\x7f"', False)])
 def test_strong_etag(etag, strong):
@@ -101,6 +102,10 @@ def test_spans_and_gaps_and_pieces_are_every_byte_once():
         for parts in (gaps, pieces):
             seen = sorted(at for start, end in [*spans, *parts] for at in range(start, end))
             assert seen == list(range(size)), seed
+
+
+def test_nothing_is_expected_of_an_etag_until_there_is_one():
+    assert (Expected(1, DIGEST).etag, Expected(1, DIGEST, '"x"').etag) == ("", '"x"')
 
 
 # ---- what a .part is good for ----------------------------------------------------------------------
@@ -215,6 +220,8 @@ ANSWERS = {  # what was asked for, what is expected, status, head: action, start
     "416 to the whole": (WHOLE, expected(), 416, answer("bytes */0"), "restart", 0, None, None),
     "416 encoded": (REST, expected(), 416, answer(content_encoding="gzip"), "fail", 0, None, None),
     "416 in another unit": ((100, None), expected(None), 416, answer("items */100"), "restart", 0, None, None),
+    "200 to all but the first byte": ((1, None), expected(), 206, answer("bytes 1-99/100"), "take", 1, 99, 100),
+    "200 with an empty coding": (WHOLE, expected(), 200, answer(content_encoding=""), "take", 0, None, None),
     "204": (REST, expected(), 204, answer(), "fail", 0, None, None),
 }
 

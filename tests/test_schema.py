@@ -35,6 +35,11 @@ REFUSED = {
     "duplicate key": (b'{"a": 1,\n "a": 2}', 'duplicate key "a" (line 2, column 2)'),
     "duplicate key, spelled otherwise": (b'{"a": 1, "\\u0061": 2}', 'duplicate key "\\u0061" (line 1, column 10)'),
     "duplicate key deep inside": (b'[{"x": {"b": [], "c": 1, "b": {}}}]', 'duplicate key "b" (line 1, column 26)'),
+    "duplicate key after an escaped quote": (b'{"k": "\\" ", "a": 1, "a": 2}',
+                                            'duplicate key "a" (line 1, column 22)'),
+    "duplicate key after an escaped backslash": (b'{"k": "\\\\", "a": 1, "a": 2}',
+                                                'duplicate key "a" (line 1, column 21)'),
+    "duplicate key after an empty first line": (b'\n{"a": 1, "a": 2}', 'duplicate key "a" (line 2, column 10)'),
     "duplicate empty key": (b'{"": 1, "": 2}', 'duplicate key "" (line 1, column 9)'),
     "NaN": (b'{"a": NaN}', "NaN is not JSON (line 1, column 7)"),
     "Infinity": (b"[1,\nInfinity]", "Infinity is not JSON (line 2, column 1)"),
@@ -164,7 +169,29 @@ def test_every_problem_at_once():
 
 @pytest.mark.parametrize("value", [[], "x", 1, None, True, 1.5], ids=repr)
 def test_a_profile_is_an_object(value):
-    assert len(problems(value)) == 1
+    shown = {"[]": "[]", "'x'": '"x"', "None": "null", "True": "true"}.get(repr(value), repr(value))
+    assert problems(value) == [f"/: found {shown}, {ENUM}an object"]
+
+
+def test_what_the_server_added_is_left_out_before_the_check():
+    added = {"profileId": "p", "status": "active", "revision": 3, "createdAt": "x", "updatedAt": "y", "links": {}}
+    assert stella.check_profile({**added, **GOOD, **added}, "file") == GOOD
+    with pytest.raises(stella.ValidationError) as caught:
+        stella.check_profile({**GOOD, "kind": "x", "more": 1}, "file")
+    assert (caught.value.message, len(caught.value.details)) == ("file is not a valid profile", 2)
+
+
+@pytest.mark.parametrize(("size", "told"), [(60, ""), (61, " (61 characters)")])
+def test_long_values_are_told_with_their_length(size, told):
+    (problem,) = problems({**GOOD, "retention": "x" * size})
+    assert problem.endswith(f'"{told}, allowed: {RETENTION}')
+
+
+def test_missing_fields_are_told_with_what_may_stand_there():
+    assert problems({}) == [
+        f"/name: is missing, {ENUM}1 to 128 characters", f"/kind: is missing, {ENUM}json, trivy, mirror",
+        f"/variant: is missing, {ENUM}a string", f"/distribution: is missing, {ENUM}a list"]
+    assert problems({**GOOD, "metadata": {"a": False}}) == [f"/metadata/a: found false, {ENUM}a string"]
 
 
 # ---- selectors (contract 3)

@@ -10,7 +10,8 @@ import stella
 
 LONG = "k" * 1100
 PLAIN = ["abc", "a b", "a-b", "_x", "registry.example.com/app", "a +b", "run-20251029-01", "application/zstd"]
-QUOTED = ["", " a", "a ", "no", "No", "y", "on", "off", "true", "NULL", "nan", "Inf", "~", "=", "<<", "1", "-1", "08",
+QUOTED = ["", " a", "a ", "no", "No", "y", "Y", "n", "N", "yes", "on", "off", "true", "false", "False", "NULL", "null",
+          "nan", "inf", "Inf", "~", "=", "<<", "1", "-1", "08",
           "0o7", "0x1",
           "1e3", ".5", "1_000", "1:30", "190:20:30", "2025-10-29", "2025-10-29T13:42:11Z", "-", "- a", "?", "? a", ":",
           "a:",
@@ -32,7 +33,8 @@ def test_string(text, written):
 
 NUMBERS = {"1.0": "1.0", "-0.0": "-0.0", "-0": "-0.0", "1e22": "1.0e+22", "1E5": "1.0e+5", "1e-7": "1.0e-7",
            "1.5e300": "1.5e+300",
-           "0": "0", "-7": "-7", "1" * 400: "1" * 400, "1e400": "1.0e+400", "true": "true", "false": "false",
+           "0": "0", "-7": "-7", "1" * 400: "1" * 400, "1e400": "1.0e+400",
+           "-1e400": "-1.0e+400", "1e+5": "1.0e+5", "true": "true", "false": "false",
            "null": "null", "[]": "[]", "{}": "{}"}
 
 
@@ -50,6 +52,8 @@ BLOCKS = {
     "key of 1,100 characters": ({LONG: 1, "b": 2}, f"? {LONG}\n: 1\nb: 2"),
     "long key of a map": ({LONG: {"a": 1}}, f"? {LONG}\n:\n  a: 1"),
     "long key in a list": ([{LONG: [1], "b": 2}], f"- ? {LONG}\n  :\n    - 1\n  b: 2"),
+    "key of 998 characters": ({"k" * 998: 1}, "k" * 998 + ": 1"),
+    "key of 999 characters": ({"k" * 999: 1}, "? " + "k" * 999 + "\n: 1"),
     "key that grows by its escapes": ({"\x01" * 300: 1}, '? "' + "\\x01" * 300 + '"\n: 1'),
     "keys that are words": ({"no": 1, "1": 2, "": 3, "~": 4}, '"no": 1\n"1": 2\n"": 3\n"~": 4'),
     "empty list": ([], "[]"),
@@ -65,7 +69,29 @@ def test_what_is_remembered_is_bounded_and_does_not_change_the_text():
     values = [{f"key {number}": f"value-{number}", "no": "no"} for number in range(3000)]
     writer = stella.YamlWriter()
     assert writer.text(values) == "\n".join(stella.yaml_text([value]) for value in values)
-    assert len(writer._known) <= stella.MAX_JSON_FORMS
+    assert len(writer._known) == len(writer._names) == stella.MAX_JSON_FORMS
+    assert writer.text([1]) == "- 1"
+
+
+@pytest.mark.parametrize(("value", "written"), [(float("inf"), "1.0e+400"), (-float("inf"), "-1.0e+400")])
+def test_what_python_made_of_a_number_that_is_too_large(value, written):
+    """A list that was read plainly has it so."""
+    assert stella.yaml_text(value) == written
+
+
+def test_only_short_strings_are_remembered():
+    writer = stella.YamlWriter()
+    writer.text([{"a" * 61: "b" * 63, "c" * 62: "d" * 64}])
+    assert (list(writer._names), sorted(writer._known)) == (["a" * 61], ["a" * 61, "b" * 63, "c" * 62])
+
+
+def test_a_deeper_value_than_any_reader_takes_is_an_error():
+    value = 1
+    for _ in range(stella.MAX_JSON_DEPTH + 1):
+        value = [value]
+    assert stella.yaml_text(value)
+    with pytest.raises(stella.ProtocolError):
+        stella.yaml_text([value])
 
 
 def test_deepest_value_that_the_reader_takes():
