@@ -3064,7 +3064,7 @@ class AtomicFile:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             self._file = os.fdopen(os.open(self.temporary, flags, 0o666), "wb")
             if mode:
-                os.chmod(self.temporary, stat.S_IMODE(mode))
+                os.chmod(self.temporary, mode & 0o777)
         except BaseException as error:  # Ctrl-C may come at any moment
             self.discard()
             if isinstance(error, OSError):
@@ -3172,15 +3172,17 @@ def file_facts(path: str) -> tuple[int, str]:
     """(size in bytes, SHA-256 hex) of a file."""
     import hashlib
 
-    hasher, size = hashlib.sha256(), 0
+    hasher, size, count = hashlib.sha256(), 0, 1
     buffer = memoryview(bytearray(CHUNK_BYTES))
-    with open(path, "rb", buffering=0) as file:
-        while True:
-            count = file.readinto(buffer)
-            if not count:
-                return size, hasher.hexdigest()
-            hasher.update(buffer[:count])
-            size += count
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while count:
+                count = file.readinto(buffer)
+                hasher.update(buffer[:count])
+                size += count
+    except OSError as error:
+        raise local_error("read", path, error) from None
+    return size, hasher.hexdigest()
 
 
 class PartFile:
@@ -3201,6 +3203,8 @@ class PartFile:
         self._place = threading.Lock()  # where a file has only one place to read and write at
         if os.path.isdir(self.target) or not os.path.basename(target):
             raise LocalError("cannot write %s: it is a folder" % printable(target))
+        if open_descriptor(target) >= 0 or (os.path.exists(self.target) and not os.path.isfile(self.target)):
+            raise LocalError("cannot write %s: it is not a regular file" % printable(target), hint="try --output -")
         make_parents(self.target)
         try:
             self.file = self._open()
@@ -3208,21 +3212,36 @@ class PartFile:
             raise local_error("write", self.path, error) from None
 
     def _open(self) -> Any:
+        import stat
+
         while True:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
             file = os.fdopen(os.open(self.path, flags, 0o666), "r+b", buffering=0)
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:  # what else has this name is not ours
+                file.close()
+                fault = "cannot write %s: it is not a regular file, or has another name" % printable(self.path)
+                raise LocalError(fault, hint="remove it, or choose another --output")
             locks = lock_file(file.fileno())
             if locks is None:
                 file.close()
                 hint = "wait for it, or choose another --output"
                 raise ConfigError("another process is downloading to %s" % printable(self.target), hint=hint)
             self.unlocked = not locks
-            try:  # the process before us may just have renamed what we opened
-                if os.path.samestat(os.stat(self.path), os.fstat(file.fileno())):
-                    return file
-            except FileNotFoundError:
-                pass
+            if self._is_named(file):  # the process before us may just have renamed what we opened
+                return file
             file.close()
+
+    def _is_named(self, file: Any) -> bool:
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def _check_named(self) -> None:
+        """Another process may have removed .part and made its own: neither that nor its sidecar is ours."""
+        if not self._is_named(self.file):
+            raise LocalError("%s was removed or replaced while it was written" % printable(self.path))
 
     def size(self) -> int:
         """Bytes in .part, holes included."""
@@ -3235,6 +3254,8 @@ class PartFile:
 
     def read_sidecar(self) -> Document | None:
         """What the sidecar says, or None when there is none that can be read."""
+        if not os.path.isfile(self.sidecar_path):  # a FIFO would hang
+            return None
         try:
             return parse_object(read_small(self.sidecar_path, "sidecar", MAX_CONFIG_BYTES), "sidecar")
         except StellaError:
@@ -3242,6 +3263,7 @@ class PartFile:
 
     def write_sidecar(self, facts: Document) -> None:
         """Replaces the sidecar, or a link in its place; the lock guards the one name of the new one, too."""
+        self._check_named()
         fresh = self.sidecar_path + ".tmp"
         remove_file(fresh)
         try:
@@ -3256,7 +3278,10 @@ class PartFile:
 
     def truncate(self, size: int) -> None:
         """Cuts .part to `size` bytes."""
-        self.file.truncate(size)
+        try:
+            self.file.truncate(size)
+        except OSError as error:
+            raise local_error("write", self.path, error) from None
 
     def write_at(self, offset: int, data: memoryview) -> None:
         """Writes all of `data` at `offset`."""
@@ -3296,22 +3321,23 @@ class PartFile:
     def finish(self) -> None:
         """The bytes are right: give them their final name."""
         self.sync()
+        self._check_named()
         if os.name == "nt":
             self.file.close()  # Windows renames no open file
         try:
             os.replace(self.path, self.target)
         except OSError as error:
             raise local_error("write", self.target, error) from None
-        sync_folder(self.target)
-        remove_file(self.sidecar_path)
+        remove_file(self.sidecar_path)  # at once: the next process may make its own from now on
         remove_file(self.sidecar_path + ".tmp")
+        sync_folder(self.target)
         self.file.close()
 
     def discard(self) -> None:
         """Removes .part and its sidecar."""
-        remove_file(self.path)
-        remove_file(self.sidecar_path)
-        remove_file(self.sidecar_path + ".tmp")
+        if self._is_named(self.file):
+            for path in (self.path, self.sidecar_path, self.sidecar_path + ".tmp"):
+                remove_file(path)
         self.file.close()
 
     def keep(self) -> None:
@@ -4695,8 +4721,10 @@ class Http:
             raise DeadlineError("the deadline has passed")
         return min(seconds, left)
 
-    def pause(self, seconds: float) -> None:
-        """Waits, at most until the deadline."""
+    def pause(self, seconds: float, why: str = "") -> None:
+        """Waits, at most until the deadline; a long wait is told of, with its reason."""
+        if why and seconds >= TOLD_WAIT_SECONDS:
+            self.console.err("stella: %s; asking again in %.0f s" % (printable(why), seconds))
         if self.deadline is not None and self.clock.monotonic() + seconds >= self.deadline:
             self.clock.sleep(max(self.deadline - self.clock.monotonic(), 0))
             raise DeadlineError("the deadline has passed")
@@ -4913,10 +4941,7 @@ class Http:
                 raise failure
             if attempt > self.config.retries:
                 raise give_up(failure, attempt)
-            seconds = self.backoff(attempt, at_least)
-            if seconds >= TOLD_WAIT_SECONDS:
-                self.console.err("stella: %s; asking again in %.0f s" % (printable(failure.message), seconds))
-            self.pause(seconds)
+            self.pause(self.backoff(attempt, at_least), failure.message)
             attempt += 1
 
     @staticmethod
@@ -6129,7 +6154,7 @@ class Transfer:
         front = spans[0][1] if spans and spans[0][0] == 0 else 0
         self.digest.stop()
         self.sink.truncate(spans[-1][1] if spans else 0)
-        if parallel and size is not None:
+        if parallel and size is not None and front < size:
             piece_bytes = min(max(PIECE_BYTES, size // PIECES), MAX_PIECE_BYTES)
             self.pieces = [Piece(*span) for span in cut_pieces(find_gaps(spans, size), piece_bytes)]
         elif size is None or front < size or not (front and self.expected.sha256):
@@ -6171,12 +6196,12 @@ class Transfer:
                 if failures > self.app.config.retries:
                     fault = "the download of run %s is incomplete: %s" % (printable(self.run_id), error.message)
                     raise NetworkError(fault) from None
-                self.http.pause(self.http.backoff(failures, error.retry_after))
+                self.http.pause(self.http.backoff(failures, error.retry_after), error.message)
 
     def _attempt(self, url: Url, attempt: int) -> None:
         """One request and what follows from its answer; TransportError when it broke off."""
         piece, parallel = self.pieces[0], self.wants_pieces()
-        response = self.open(url, piece.at, piece.end if parallel else None, attempt)
+        response = self.open(url, piece.at, piece.end if parallel and not piece.is_done() else None, attempt)
         try:
             plan = self._plan(response, piece, parallel)
             if plan.action == "finish":
@@ -6340,7 +6365,7 @@ class SideBySide:
         """Shows progress and keeps the sidecar up to date while the connections are at work."""
         transfer, clock = self.transfer, self.transfer.app.clock
         due = 0.0
-        while any(worker.is_alive() for worker in self.workers) and not self.stopping:
+        while transfer.pieces and not self.stopping and any(worker.is_alive() for worker in self.workers):
             with self.news:
                 self.news.wait(FILL_SECONDS)
                 done = transfer.done_bytes()
@@ -6376,29 +6401,34 @@ class SideBySide:
                     if failures > self.transfer.app.config.retries:
                         self.trouble = error
                         return
+                    self._leave(piece)
+                    piece = None
                     self.transfer.http.pause(self.transfer.http.backoff(failures, error.retry_after))
                 response = None
-                piece = piece if not piece.is_done() else self._next_piece()
-        except StellaError as error:
+                piece = piece if piece and not piece.is_done() else self._next_piece()
+        except Exception as error:  # noqa: BLE001 - a fault of stella's own is raised again in the main thread
             self._give_up(error)
-        except Exception as error:  # noqa: BLE001 - a fault of stella's own, raised again in the main thread
-            self.trouble = error
-            self._give_up(None)
         finally:
-            with self.news:
-                if piece is not None:
-                    piece.taken = False
-                self.news.notify()
+            self._leave(piece)
 
-    def _give_up(self, error: StellaError | None) -> None:
-        """One connection ends all, unless they were being ended anyway."""
+    def _give_up(self, error: Exception) -> None:
+        """One connection ends all, unless they were being ended anyway: what a shut socket raises says nothing."""
         with self.news:
             if not self.stopping:
-                self.odd = None if isinstance(error, LocalError) else error
-                self.trouble = error if isinstance(error, LocalError) else self.trouble
+                if isinstance(error, StellaError) and not isinstance(error, LocalError):
+                    self.odd = error
+                else:
+                    self.trouble = error
                 self.stopping = True
                 for response in self.open:
                     response.abort()
+
+    def _leave(self, piece: Piece | None) -> None:
+        """What another connection may have, instead of waiting for this one."""
+        with self.news:
+            if piece is not None:
+                piece.taken = False
+            self.news.notify()
 
     def _next_piece(self) -> Piece | None:
         """The first piece that nobody fetches; at the end half of the longest rest that somebody does."""
@@ -6951,7 +6981,7 @@ def signed_facts(run: Document, documents: Sequence[bytes]) -> tuple[str, int, s
     stated = parse_digest(as_dict(run.get("bundle")).get("sha256"))
     if stated and stated != digest:
         faults.append("the gateway says that the bundle is sha256:%s, the manifest sha256:%s" % (stated, digest))
-    if safe_name(name) != name or name.lower() in KIT_NAMES:
+    if safe_name(name) != name or name.casefold() in KIT_NAMES:
         faults.append("a bundle of the name %s cannot stand in a kit" % quoted(name))
     if faults:
         raise VerificationError("the run's signed documents do not fit the run or each other", faults)
@@ -6990,13 +7020,23 @@ def fetch_kit_documents(app: App, run: Document) -> list[bytes]:
     return [*signed, *(app.gateway.fetch_signature(run_id, kind) for kind in kinds)]
 
 
+def check_kit_places(folder: str, names: Iterable[str]) -> None:
+    """LocalError for what is not a file of the folder's own: a link would be written through, a FIFO would hang."""
+    for path in [os.path.join(folder, name) for name in names]:
+        if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
+            fault = "cannot write %s: it is not a regular file" % printable(path)
+            raise LocalError(fault, hint="remove it, or choose another --output")
+
+
 def build_kit(app: App, run: Document, folder: str, signer: tuple[PublicKey, Verifier] | None, args: Any) -> Document:
     """The folder that crosses the gap (contract 4, `kit`); gives {"runId", "folder", "files": [{"name", ...}]}."""
     import hashlib
 
+    check_kit_places(folder, KIT_NAMES)
     there = read_kit_documents(run, folder, signer)
     contents = there or fetch_kit_documents(app, run)
     name, size, digest = signed_facts(run, contents)
+    check_kit_places(folder, [name])
     if not there:
         write_files([(os.path.join(folder, each), data) for each, data in zip(KIT_NAMES, contents)])
     how = "already there, digest ok" if there else "fetched"

@@ -9,6 +9,8 @@ import itertools
 import json
 import random
 import re
+import threading
+import time
 
 import pytest
 
@@ -204,6 +206,17 @@ def test_server_that_lets_few_in(get, limit):
     assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
 
 
+def test_piece_of_a_connection_that_is_told_to_wait_goes_to_another(get, monkeypatch):
+    waiting = threading.Event()
+    monkeypatch.setattr(stella.Clock, "sleep", lambda _, seconds: waiting.wait(min(seconds, 20)))
+    with Scripted(CONTENT, *[Say()] * 3, Say(status=503, head={"Retry-After": "120"})) as server:
+        started = time.monotonic()
+        done, kept = get(server)
+        waiting.set()
+    assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
+    assert time.monotonic() - started < 15
+
+
 @pytest.mark.parametrize("place", [0, 2, 10, 18])
 def test_wrong_byte_in_one_piece_is_fetched_once_more_by_one_connection(get, place):
     with Scripted(CONTENT, *[Say()] * place, Say(content=OTHER)) as server:
@@ -270,6 +283,19 @@ def test_resume_with_another_number_of_connections(get, first, then):
     assert overlap(spans(server.asked), recorded[:1] if then == "1" else recorded) == 0
     if then == "1":
         assert [text.partition(" ")[0] for text in server.asked] == [f"{recorded[0][1]}-"]
+
+
+@pytest.mark.parametrize("case", ["the same", "another version"])
+def test_pieces_that_are_all_there_are_believed_without_a_digest_only_by_the_server(get, target, case):
+    """A kill between the last byte and the renaming: nothing but the ETag can tell what the .part is worth."""
+    target.parent.mkdir()
+    target.with_name("bundle.part").write_bytes(CONTENT if case == "the same" else OTHER)
+    facts = {"size": SIZE, "etag": '"v1"' if case == "the same" else '"v0"', "source": "gateway", "done": [[0, SIZE]]}
+    target.with_name("bundle.part.json").write_text(json.dumps(facts))
+    with Scripted(CONTENT, digest=False) as server:
+        done, kept = get(server, "--resume")
+    assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
+    assert server.asked[0] == f"{SIZE}- if {facts['etag']}"
 
 
 DONE = {  # what the sidecar may say is there; what is not there must not be believed where the digest is known

@@ -344,7 +344,8 @@ def test_error_that_does_not_pass_ends_it_at_once_and_keeps_what_is_there(get, c
 @pytest.mark.parametrize(("after", "least", "most"), [("7", 7, 7), ("100000", 120, 120), ("soon", 0, 0), ("-7", 0, 0)])
 def test_retry_after_is_honoured_up_to_two_minutes(get, clock, status, after, least, most):
     with Scripted(CONTENT, Say(status=status, head={"Retry-After": after})) as server:
-        assert get(server)[0].code == 0
+        done, _ = get(server)
+    assert (done.code, f"status {status}; asking again in {least} s" in done.err) == (0, least > 0), done
     assert least <= clock.slept[0] <= most
 
 
@@ -580,7 +581,10 @@ OBSTACLES: dict[str, tuple[str, Any]] = {
     ".part is a folder": ("bundle.part", lambda path: path.mkdir()),
     ".part is a link": ("bundle.part", lambda path: path.symlink_to("victim")),
     ".part is a broken link": ("bundle.part", lambda path: path.symlink_to("nowhere")),
+    ".part is a FIFO": ("bundle.part", os.mkfifo),
+    ".part is another name of a file": ("bundle.part", lambda path: os.link(path.with_name("victim"), path)),
     "FILE is a link to a folder": ("bundle", lambda path: path.symlink_to(".")),
+    "FILE is a FIFO": ("bundle", os.mkfifo), "FILE is a device": ("bundle", lambda path: path.symlink_to("/dev/zero")),
 }
 
 
@@ -598,14 +602,14 @@ def test_obstacle_is_a_local_error_before_any_byte_and_stays(get, target, case, 
     assert (target.parent / "victim").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("case", ["a folder", "a link"])
+@pytest.mark.parametrize("case", ["a folder", "a link", "a FIFO"])
 def test_sidecar_that_is_no_file_is_never_written_through(get, left, target, case):
     sidecar, victim = target.with_name("bundle.part.json"), target.with_name("victim")
     with Scripted(CONTENT) as server:
         left(server)
         sidecar.unlink()
         victim.write_bytes(b"precious")
-        sidecar.mkdir() if case == "a folder" else sidecar.symlink_to("victim")
+        {"a folder": os.mkdir, "a link": lambda path: path.symlink_to("victim"), "a FIFO": os.mkfifo}[case](sidecar)
         done, kept = get(server, "--resume")
     assert (done.code, kept.target) == ((1, None) if case == "a folder" else (0, CONTENT)), done
     assert victim.read_bytes() == b"precious"
@@ -619,6 +623,15 @@ def test_parent_that_is_a_file_is_a_local_error(get, target, parent):
         done, _ = get(server, f"--output={path}")
     assert (done.code, server.asked) == (1, []), done
     assert target.parent.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(("path", "words"), [("/dev/stdout", "--output -"), ("/proc/self/mem", "cannot read")],
+                         ids=["open already", "cannot be read"])
+def test_file_of_the_system_is_a_local_error(get, path, words):
+    with Scripted(CONTENT) as server:
+        done, _ = get(server, f"--output={path}")
+    assert (done.code, server.asked) == (1, []), done
+    assert words in done.err
 
 
 def test_file_that_is_a_link_is_written_where_it_leads(get, target, tmp_path):

@@ -261,6 +261,23 @@ def test_obstacle_in_the_folder_is_a_local_error(make, folder, name):
     assert folder.read_bytes() == b"mine" if name == "folder" else (folder / name).is_dir()
 
 
+@pytest.mark.parametrize("kind", ["a FIFO", "a link", "a broken link"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_file_of_the_folders_own_is_neither_read_nor_written(make, folder, tmp_path, name, kind):
+    """Whoever packed the folder could have a file elsewhere overwritten, or the command wait for ever."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / name) if kind == "a FIFO" else (folder / name).symlink_to(victim)
+    if kind == "a broken link":
+        victim.unlink()
+    done, _ = make()
+    assert (done.code, os.listdir(folder)) == (1, [name]), done
+    assert "remove it" in done.err
+    assert victim.exists() == (kind != "a broken link")
+    assert kind == "a broken link" or victim.read_bytes() == b"precious"
+
+
 @pytest.mark.parametrize("output", ["", "-"])
 def test_output_must_be_a_folder(cli, gw, run, output):
     done = cli("kit", run["runId"], *([f"--output={output}"] if output else []), gw=gw)

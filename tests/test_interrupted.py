@@ -226,6 +226,27 @@ def test_second_process_on_one_file_leaves_with_30_and_the_first_goes_on(start, 
     assert Kept(target).names == ["bundle", "other"]
 
 
+@pytest.mark.parametrize("connections", [1, 4])
+@pytest.mark.parametrize("case", ["removed", "replaced"])
+def test_part_of_another_process_is_never_renamed(cli, target, case, connections):
+    """Somebody removed .part under a download, and perhaps started another: what has its name now is half a bundle."""
+    part = target.with_name("bundle.part")
+
+    def act():
+        part.unlink()
+        if case == "replaced":
+            part.write_bytes(CONTENT[:1000])
+
+    with Scripted(CONTENT) as server:
+        server.moment, server.act = len(CONTENT) // 2, act
+        done = cli("download", RUN, *QUICK, "--output", target, "--connections", connections, gw=server)
+    assert done.code == 1, done
+    assert "removed or replaced" in done.err
+    kept = Kept(target)
+    assert kept.target is None
+    assert kept.part == (CONTENT[:1000] if case == "replaced" else None)
+
+
 # ---- a full disk -----------------------------------------------------------------------------------
 
 # A tmpfs of $1 KiB at $0, in a mount namespace that ends with the process; what lies there is copied to $2. Where no
