@@ -10,7 +10,8 @@ Everything it can touch:
 
   hosts        the gateway (--server); the object store (STELLA_EXPORT_OBJECT_ENDPOINT); the registries
                that a run's `oci` descriptors name; the hosts a redirect or a token challenge of those
-               names; the proxy that the environment names. Credentials go to the gateway alone.
+               names; the proxy that the environment names. Credentials go to the gateway alone; with
+               --allow-http a proxy in between reads the whole request, the token too.
                `verify` never calls the gateway, and with --offline nothing at all.
   files read   ~/.stella/profiles/NAME.toml; the token, key, certificate and CA files that a setting
                names, else the system's CAs; the files named on the command line; standard input where
@@ -26,10 +27,11 @@ Everything it can touch:
                lower case too) TRACEPARENT NO_COLOR TERM COLUMNS HOME PATH; and of those, PATH alone goes
                on to a program, with LD_LIBRARY_PATH SYSTEMROOT TMPDIR.
 
-Rooms, leaf to root: constants and limits, errors, untrusted input, event stream, resume, verification,
-configuration, terminal, files, programs, HTTP, gateway, operations, commands, entry. `contract N` in a
-comment is a section of the page that client and test gateway were written from: 1 configuration, 2 HTTP,
-3 documents, 4 commands, 5 exit codes. tests/test_source.py holds the file to this list and these rooms.
+Rooms, leaf to root: 1 header, 2 constants and limits, 3 errors, 4 untrusted input, 5 event stream,
+6 resume, 7 verification, 8 configuration, 9 terminal, 10 files, 11 programs, 12 HTTP, 13 gateway,
+14 operations, 15 commands, 16 entry. `contract N` in a comment is a section of the page that client and
+test gateway were written from: 1 configuration, 2 HTTP, 3 documents, 4 commands, 5 exit codes.
+tests/test_source.py holds the file to this list and these rooms.
 """
 
 from __future__ import annotations
@@ -3458,7 +3460,7 @@ def lock_file_windows(descriptor: int) -> int | None:
 #
 # cosign, zstd and openssl: the only subprocesses. Argument lists, no shell; the exit status decides,
 # never a phrase. A verifier works on private copies of the very bytes that were parsed and hashed, in a
-# folder of its own, with an environment that names no proxy, no home and no network.
+# folder of its own; its environment names a home of its own and a dead proxy, so it finds no network.
 # ==================================================================================================
 
 
@@ -3871,7 +3873,7 @@ class ArchiveSource:
 # redirect, buffers nothing we could count, hides the connection whose silence we must notice, and costs
 # 27 ms of imports. One attempt is `exchange`, all attempts are `fetch`. What identifies the user or the
 # work (token, tenant, DPoP proof, client certificate, trace id) is given out after one question:
-# `is_trusted`, the gateway's own origin, in a request that is not anonymous and never was elsewhere.
+# `is_trusted`: the gateway's own origin, not anonymous, and no redirect ever led away from it.
 # ==================================================================================================
 
 
@@ -6760,9 +6762,9 @@ def verify_bundle(config: Config, evidence: Evidence, artifacts_wanted: bool) ->
         source.close()
     evidence.note("bundle", path, size, sha256)
     return [
-        check_bundle(manifest, size, sha256),
+        check_bundle(manifest, size, sha256),  # 5
         inside or Check("artifacts", "skipped", "--no-artifacts was given"),
-    ]  # 5
+    ]
 
 
 OCI_ACCEPT = (
@@ -7065,8 +7067,6 @@ def kit_view(report: Document) -> list[str]:
     run_id = shell_word(as_text(report["runId"]))
     return [*lines, "next: stella export verify %s --kit %s --key FILE" % (run_id, folder)]
 
-
-# ---- doctor --------------------------------------------------------------------------------------
 
 # ---- doctor --------------------------------------------------------------------------------------
 
@@ -7574,7 +7574,7 @@ RUN_SUBMIT = Command(
         DEADLINE, QUERY,
     ),
     (
-        "stella export run submit prof-json-raw --selector tenant=acme --selector time=2025-10-01T00:00:00Z,",
+        "stella export run submit prof-json-raw --selector time=2025-10-01T00:00:00Z,2025-10-29T00:00:00Z",
         "run_id=$(stella export run submit prof-json-raw --selector tenant=acme --query runId)",
     ),
     exits(EXIT_RUN_FAILED, EXIT_DEADLINE), "export:run",

@@ -528,6 +528,13 @@ def test_names_that_the_audit_section_points_to_are_in_the_code():
     assert {"POWERS", "EXCEPTIONS"} <= set(dir(test_source))
 
 
+def test_commands_with_query_are_those_that_readme_names():
+    assert "`profile` and `run` command has it, `run watch` excepted" in " ".join(README.split())
+    having = [row.words for row in stella.COMMANDS if stella.QUERY in row.args]
+    said = [row.words for row in stella.COMMANDS if row.words[1:2] in (("profile",), ("run",))]
+    assert having == [words for words in said if words != stella.RUN_WATCH.words]
+
+
 def test_targets_of_make_are_the_makefile_s():
     makefile = (ROOT / "Makefile").read_text()
     explained = set(re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE))
