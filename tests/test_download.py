@@ -165,7 +165,8 @@ def test_odd_answer_in_the_middle(get, name, digest):
     with Scripted(CONTENT, BROKEN, row.say, digest=digest) as server:
         done, kept = get(server)
     assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
-    assert server.asked == [WHOLE, on(1000), *row.then]
+    then = [WHOLE] if name == "206 without an ETag" and not digest else row.then  # nothing ties it to what is here
+    assert server.asked == [WHOLE, on(1000), *then]
     assert ("no digest of the bundle is known" in done.err) == (not digest)
 
 
@@ -488,6 +489,13 @@ def test_bundle_that_changes_between_attempts(get, left, digest, etag):
     if digest or etag != '"v1"':
         assert kept.target == OTHER
     assert server.asked == ([WHOLE] if digest else [on(1000)])
+
+
+def test_part_without_an_etag_of_another_version_is_not_mixed(get):
+    """A server that heeds no If-Range and forgets the ETag of a 206: no digest would tell."""
+    with Scripted(CONTENT, BROKEN, digest=False, after=Say(content=OTHER, head={"ETag": None}, etag='"v1"')) as server:
+        done, kept = get(server)
+    assert (done.code, kept.names, kept.target == OTHER) == (0, ["bundle"], True), done
 
 
 def test_bundle_that_changes_amid_the_transfer_is_not_mixed(get):

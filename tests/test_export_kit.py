@@ -99,7 +99,10 @@ DAMAGE = {
 }
 
 
-DAMAGED = [*((name, damage) for name in ("export.json", "export.tar") for damage in DAMAGE),
+LONGEST = {"export.json": stella.MAX_JSON_BYTES, "provenance.json.sig": stella.MAX_SIGNATURE_BYTES}
+DAMAGE["too long"] = lambda path: os.truncate(path, LONGEST.get(path.name, 0) + 1)
+DAMAGED = [("provenance.json.sig", "too long"),
+           *((name, damage) for name in ("export.json", "export.tar") for damage in DAMAGE),
            *((name, damage) for name in DOCUMENTS[1:] for damage in ("a byte is another", "gone"))]
 
 

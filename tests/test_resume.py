@@ -187,6 +187,8 @@ ANSWERS = {  # what was asked for, what is expected, status, head: action, start
     "206 to the rest, size unknown": (REST, expected(None), 206, answer("bytes 40-99/100"), "take", 40, 60, 100),
     "206 to the rest, nothing known": (REST, expected(None), 206, answer("bytes 40-99/*"), "take", 40, 60, None),
     "206 to the rest, no ETag": (REST, expected(), 206, answer("bytes 40-99/100", etag=None), "take", 40, 60, 100),
+    "206 to the rest, no ETag and no digest": (
+        REST, expected(digest=""), 206, answer("bytes 40-99/100", etag=None), "restart", 0, None, None),
     "206 to the rest, first ETag": (REST, expected(etag=""), 206, answer("bytes 40-99/100"), "take", 40, 60, 100),
     "206 to the rest, another ETag": (
         REST, expected(), 206, answer("bytes 40-99/100", etag='"v2"'), "restart", 0, None, None),
