@@ -936,14 +936,9 @@ def query_value(value: Json, path: str) -> Json:
         elif isinstance(value, list) and re.fullmatch("[0-9]{1,9}", step) and int(step) < len(value):
             value = value[int(step)]
         else:
-            there = (
-                ", ".join(value)
-                if isinstance(value, dict)
-                else "%d items" % len(value)
-                if isinstance(value, list)
-                else ""
-            )
-            hint = "there is: " + printable(there)[:300] if there else ""
+            hint = "there is: " + printable(", ".join(value))[:300] if isinstance(value, dict) and value else ""
+            if isinstance(value, list):
+                hint = "it is a list: 0 to %d" % (len(value) - 1) if value else "it is an empty list"
             raise ValidationError("--query %s: nothing is at %s" % (printable(path), quoted(step)), hint=hint)
     return value
 
@@ -2205,14 +2200,14 @@ class Config:
         return self.sources.get(name, name)
 
 
-def read_small(path: str, what: str, limit: int) -> bytes:
-    """A file that the user named, at most `limit` bytes; ConfigError when it cannot be read."""
+def read_small(path: str, what: str, limit: int, hint: str = "") -> bytes:
+    """A file that the user named, at most `limit` bytes; ConfigError, with the hint, when it cannot be read."""
     try:
         with open(path, "rb") as file:
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the name is not valid"
-        raise ConfigError("cannot read the %s %s: %s" % (what, printable(path), reason)) from None
+        raise ConfigError("cannot read the %s %s: %s" % (what, printable(path), reason), hint=hint) from None
     if len(data) > limit:
         raise ConfigError("the %s %s has more than %d bytes" % (what, printable(path), limit))
     return data
@@ -2268,7 +2263,8 @@ def parse_flat_toml(text: str) -> Document:
 def read_toml(path: str) -> Document:
     """A profile file as a flat table; ConfigError names file and line."""
     try:
-        text = read_small(path, "profile file", MAX_CONFIG_BYTES).decode("utf-8")
+        hint = 'it has lines such as server = "https://stella.example.com" and token_file = "prod.token"'
+        text = read_small(path, "saved defaults file", MAX_CONFIG_BYTES, hint).decode("utf-8")
         if sys.version_info >= (3, 11):
             try:
                 import tomllib
@@ -3056,7 +3052,8 @@ class AtomicFile:
                 return
             mode = os.stat(self.path).st_mode if os.path.lexists(self.path) else 0
             if stat.S_ISDIR(mode) or not os.path.basename(path):
-                raise LocalError("cannot write %s: it is a folder" % printable(path))
+                reason = "it is a folder" if stat.S_ISDIR(mode) else "it ends in /; name a file"
+                raise LocalError("cannot write %s: %s" % (printable(path), reason))
             if mode and not stat.S_ISREG(mode):
                 self._file = open(self.path, "wb")  # noqa: SIM115 - closed in close() or discard()
                 return
@@ -4568,6 +4565,8 @@ def decide_failure(status: int, headers: Mapping[str, str], body: bytes, url: Ur
     ours = code.startswith("ERR_EXPORT_")
     if kind is MissingError and status == 404 and not ours:
         hint = "is %s the gateway's root? see --server" % url.authority
+    if code == "ERR_EXPORT_002" and status == 404:
+        hint = "list them with: stella export %s" % ("run ls" if "/runs/" in url.path else "profile list")
     again = not ours and (status in (408, 429, 502, 503, 504) or (status == 500 and not code))
     return kind(text, details, hint, code, trace_id), again
 
@@ -5413,7 +5412,7 @@ def show_list(
 def read_profile_file(path: str) -> Document:
     """The profile in a file (`-`: standard input), checked against the built-in schema."""
     what = "standard input" if path == "-" else printable(path)
-    return check_profile(parse_object(read_input(path, "profile file", MAX_PROFILE_BYTES), what), what)
+    return check_profile(parse_object(read_input(path, "export profile file", MAX_PROFILE_BYTES), what), what)
 
 
 def profile_changes(args: Any) -> Document:
@@ -6682,7 +6681,9 @@ class Evidence:
         """A file's bytes, noted for the report."""
         import hashlib
 
-        data = read_small(path, role.replace("-", " "), limit)
+        kit = "make the folder with: stella export kit RUN --output " + shell_word(self.kit)
+        hint = kit if self.kit and role in ("manifest", "provenance") else ""
+        data = read_small(path, role.replace("-", " "), limit, hint)
         self.note(role, path, len(data), hashlib.sha256(data).hexdigest())
         return data
 
@@ -6907,6 +6908,8 @@ def read_key(path: str, evidence: Evidence | None = None) -> PublicKey:
         return parse_public_key(data)
     except ValueError as error:
         hint = "it begins with -----BEGIN PUBLIC KEY-----; of DER, `openssl pkey -pubin -inform DER -in FILE` makes one"
+        if "private key" in str(error):
+            hint = "`openssl pkey -in %s -pubout` prints its public one" % shell_word(path)
         raise ConfigError("the key %s %s" % (printable(path), error), hint=hint) from None
 
 
@@ -6929,6 +6932,9 @@ def raise_for_checks(run_id: str, checks: Sequence[Check]) -> None:
         hint = "do not use these files; fetch them again and compare the key with the tenant's"
         if failed == ["age"]:
             hint = "ask for a newer run, or allow more days"
+        if failed == ["run-id"]:  # the signatures are good
+            about = next(check.detail for check in checks if check.name == "run-id")
+            hint = "%s; if that one is meant, verify it by its own id" % about
         raise VerificationError("run %s is refused: failed %s" % (printable(run_id), ", ".join(failed)), hint=hint)
     for check in checks:
         if check.error is not None:
@@ -7861,7 +7867,7 @@ def cmd_completion(app: App, args: Any) -> int:
 
 COMPLETION = Command(
     "completion", "Print the completion script of a shell.", cmd_completion,
-    (Arg("SHELL", "bash, zsh or fish", choices=("bash", "zsh", "fish")),),
+    (Arg("SHELL", "bash, zsh or fish", "SHELL", choices=("bash", "zsh", "fish")),),
     (
         "source <(stella completion bash)",
         "source <(stella completion zsh)",
@@ -8139,26 +8145,39 @@ def group_help(words: tuple[str, ...]) -> str:
     return "\n".join([*lines, "", "`stella COMMAND --help` tells more about each command."])
 
 
+def nearest(token: str, choices: Sequence[str]) -> str:
+    """The choice that was probably meant, or ""; `-v` stands for the first that begins with `--v`."""
+    if len(token) == 2 and token[0] == "-":
+        return next((choice for choice in choices if choice.startswith("-" + token.lower())), "")
+    try:
+        import difflib
+    except ImportError:  # Debian's python3-minimal
+        return ""
+    return "".join(difflib.get_close_matches(token, choices, 1))
+
+
+def option_hint(name: str, rows: Iterable[Arg], usage: str) -> str:
+    """What to type in place of an option that is none of `rows`."""
+    if name.startswith("--tok"):
+        return "export STELLA_TOKEN=...; the token has no flag, so that it never shows in ps"
+    near = nearest(name, ["--version", "--help", *(row.name for row in rows)]) if name[:1] == "-" else ""
+    return "did you mean: " + near if near else "see: %s --help" % usage
+
+
 def unknown_option(words: tuple[str, ...], token: str) -> UsageError:
     """An error about an option before the command that is no global one: perhaps it is some command's own."""
     name = token.partition("=")[0]
     own = [" ".join(row.words) for row in COMMANDS if any(arg.name == name for arg in row.args)]
     hint = "it stands after the command: stella %s ... %s" % (own[0], name) if own else ""
-    return UsageError(
-        "unrecognized arguments: %s" % printable(name), hint=hint or "see: %s --help" % " ".join(("stella", *words))
-    )
+    hint = hint or option_hint(name, GLOBALS, " ".join(("stella", *words)))
+    return UsageError("unrecognized arguments: %s" % printable(name), hint=hint)
 
 
 def unknown_command(words: tuple[str, ...], token: str) -> UsageError:
     """An error that names the nearest command."""
     choices = sorted({command.words[len(words)] for command in COMMANDS if command.words[: len(words)] == words})
-    try:
-        import difflib
-
-        near = difflib.get_close_matches(token, choices, 1)
-    except ImportError:  # Debian's python3-minimal
-        near = []
-    hint = "did you mean: %s" % " ".join(("stella", *words, *near)) if near else "there is: " + ", ".join(choices)
+    near = nearest(token, [*choices, "--help", "--version"])
+    hint = "did you mean: %s" % " ".join(("stella", *words, near)) if near else "there is: " + ", ".join(choices)
     return UsageError("%s is no command of %s" % (quoted(token), " ".join(("stella", *words))), hint=hint)
 
 
@@ -8187,14 +8206,18 @@ def split_argv(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str], list[st
 
 def number_parser(low: float, whole: bool) -> Callable[[str], float]:
     """An argparse type: a finite number from `low` to 10 million."""
+    from argparse import ArgumentTypeError
 
     def parse(text: str) -> float:
-        value = int(text) if whole else float(text)
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = -1
         if not low <= value <= 10_000_000 or not text.isascii() or "_" in text:
-            raise ValueError
+            kind = "a whole number" if whole else "a number"
+            raise ArgumentTypeError("takes %s from %d to 10000000, not %s" % (kind, low, quoted(text)))
         return value
 
-    parse.__name__ = "number"
     return parse
 
 
@@ -8206,7 +8229,7 @@ def build_parser(rows: Sequence[Arg], usage: str, suppress: bool) -> Any:
         def error(self, message: str) -> NoReturn:
             before, mark, words = message.partition("unrecognized arguments: ")
             first = words.partition(" ")[0].partition("=")[0]  # what follows may be a secret: --token is often tried
-            raise UsageError(before + mark + first, hint="see: %s --help" % usage)
+            raise UsageError(before + mark + first, hint=option_hint(first, rows, usage))
 
     parser = Parser(
         prog=usage,

@@ -117,26 +117,36 @@ def test_run_ls_profile_reaches_the_gateway_as_a_filter(cli, gw):
 USAGE = {
     "unknown command": (("export", "lst"), '"lst" is no command of stella export', ""),
     "near miss": (("export", "run", "lss"), '"lss" is no command', "did you mean: stella export run ls"),
+    "help as a command": (("help",), '"help" is no command', "did you mean: stella --help"),
+    "help of a group as a command": (("export", "help"), '"help" is no command', "did you mean: stella export --help"),
+    "version as a command": (("version",), '"version" is no command', "did you mean: stella --version"),
+    "version in short": (("-v",), "unrecognized arguments: -v", "did you mean: --version"),
+    "near option": (("export", "run", "submit", "p", "--selecter", "tenant=a"), "arguments: --selecter",
+                    "did you mean: --selector"),
+    "token before": (("--token", "abcdef", "export", "run", "ls"), "arguments: --token", "export STELLA_TOKEN=...; "),
+    "token after": (("export", "run", "ls", "--token=abcdef"), "arguments: --token", "export STELLA_TOKEN=...; "),
+    "unknown shell": (("completion", "tcsh"), "argument SHELL: invalid choice: 'tcsh'", "see: stella completion"),
     "command without its group": (("run", "ls"), '"run" is no command of stella', "there is: completion, doctor"),
     "group alone": (("export", "run"), "stella export run needs a command: cancel, ls, ",
                     "see: stella export run --help"),
     "unknown option after": (("export", "run", "ls", "--frob"), "unrecognized arguments: --frob", "see: stella export"),
     "unknown option before": (("--frob", "x", "export", "run", "ls"), "arguments: --frob", "stella --help"),
     "command's option before it": (("--status=active", "export", "run", "ls"), "--status", "stands after the"),
-    "abbreviated after": (("export", "run", "ls", "--form", "json"), "unrecognized arguments: --form", "see: "),
+    "abbreviated after": (("export", "run", "ls", "--form", "json"), "arguments: --form", "did you mean: --format"),
     "abbreviated before": (("--form", "json", "export", "run", "ls"), "unrecognized arguments: --form", ""),
-    "abbreviated flag": (("export", "run", "watch", "X", "--foll"), "unrecognized arguments: --foll", "see: "),
-    "abbreviated version": (("--vers",), "unrecognized arguments: --vers", "see: "),
+    "abbreviated flag": (("export", "run", "watch", "X", "--foll"), "arguments: --foll", "did you mean: --follow"),
+    "abbreviated version": (("--vers",), "unrecognized arguments: --vers", "did you mean: --version"),
     "missing argument": (("export", "run", "show"), "required: RUN", "see: stella export run show --help"),
     "missing option": (("export", "verify", "X"), "required: --key", "see: "),
     "too many arguments": (("export", "run", "show", "X", "Y"), "unrecognized arguments: Y", "see: "),
     "option without its value": (("export", "run", "ls", "--tail"), "--tail: expected one argument", "see: "),
     "value for a flag": (("export", "run", "ls", "--all=yes"), "--all: ignored explicit argument", "see: "),
     "unknown format": (("export", "run", "ls", "--format", "xml"), "--format: invalid choice", "see: "),
-    "not a number": (("export", "run", "ls", "--tail", "ten"), "--tail: invalid number value: 'ten'", "see: "),
-    "negative": (("export", "run", "ls", "--retries=-1"), "--retries: invalid number value", "see: "),
-    "not finite": (("export", "run", "ls", "--timeout", "nan"), "--timeout: invalid number value", "see: "),
-    "endless": (("export", "run", "ls", "--retry-delay", "inf"), "--retry-delay: invalid number value", "see: "),
+    "not a number": (("export", "run", "ls", "--tail", "ten"),
+                     'argument --tail: takes a whole number from 0 to 10000000, not "ten"', "see: "),
+    "negative": (("export", "run", "ls", "--retries=-1"), "--retries: takes a whole number from 0 ", "see: "),
+    "not finite": (("export", "run", "ls", "--timeout", "nan"), "--timeout: takes a number from 0 ", "see: "),
+    "endless": (("export", "run", "ls", "--retry-delay", "inf"), "--retry-delay: takes a number from 0 ", "see: "),
     "switch": (("export", "run", "submit", "p", "--allow-empty=maybe"), "invalid true or false value", "see: "),
     "both ways": (("export", "run", "watch", "X", "--follow", "--no-follow"), "cannot stand together", ""),
     "all and some": (("export", "run", "ls", "--all", "--tail", "3"), "cannot stand together", ""),
@@ -154,6 +164,7 @@ def test_usage_error_is_exit_2_with_a_hint_and_no_connection(cli, gw, case):
     assert message in first
     assert hint in "\n".join(more)
     assert "\x1b" not in done.err
+    assert "abcdef" not in done.err
     assert gw.requests == []
 
 
@@ -336,7 +347,10 @@ def test_query_prints_one_value_bare_or_as_json(cli, gw, path, expected):
 
 def test_query_into_a_list_and_into_a_file(cli, gw, run_id, tmp_path):
     assert cli("run", "ls", "--query", "0.runId", gw=gw).out == run_id + "\n"
-    assert cli("run", "ls", "--query", "1.runId", gw=gw).code == 10
+    for path, hint in (("1.runId", "a list: 0 to 0"), ("items.0", "a list: 0 to 0"), ("0.x", "there is: runId,")):
+        done = cli("run", "ls", "--query", path, gw=gw)
+        assert (done.code, hint in done.err.splitlines()[1]) == (10, True), done
+    assert "it is an empty list" in cli("run", "ls", "--tail", "0", "--query", "0", gw=gw).err
     assert cli("run", "ls", "--query", "0.runId", "--output", tmp_path / "id", gw=gw).out == ""
     assert (tmp_path / "id").read_text() == run_id + "\n"
 

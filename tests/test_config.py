@@ -215,7 +215,8 @@ def test_profile_file_that_cannot_be_read(cli, profiles, kind):
         path.symlink_to(path)
     done = cli("--profile", "prod", "export", "run", "ls", whole=True, env={"STELLA_TOKEN": "t"})
     assert done.code == 30
-    assert f"cannot read the profile file {path}: " in done.err
+    assert f"cannot read the saved defaults file {path}: " in done.err
+    assert '\n  it has lines such as server = "https' in done.err
 
 
 def test_several_faults_are_told_at_once(cli, profiles):

@@ -29,6 +29,7 @@ def scoped(gw, scope):
 
 # ---- by the real gateway, with nothing scripted --------------------------------------------------
 
+RUNS, PROFILES = "list them with: stella export run ls", "list them with: stella export profile list"
 # (words, scope of the token, exit code, the server's message, its code, details, what to do next)
 REAL = {
     "10: unknown selector": (
@@ -39,24 +40,26 @@ REAL = {
         ("run", "submit", "prof-json-policy"), "export:run", 10, "this profile needs a policy snapshot",
         "ERR_EXPORT_001", ["/policySnapshotId: is required"], ""),
     "11: no such profile": (
-        ("profile", "show", "nope"), "export:read", 11, "no profile nope in tenant acme", "ERR_EXPORT_002", [], ""),
+        ("profile", "show", "nope"), "export:read", 11, "no profile nope in tenant acme", "ERR_EXPORT_002", [],
+        PROFILES),
     "11: submit to no such profile": (
-        ("run", "submit", "nope"), "export:run", 11, "no profile nope in tenant acme", "ERR_EXPORT_002", [], ""),
+        ("run", "submit", "nope"), "export:run", 11, "no profile nope in tenant acme", "ERR_EXPORT_002", [],
+        PROFILES),
     "11: archived profile, 410": (
         ("run", "submit", "prof-archived"), "export:run", 11, "profile prof-archived is archived", "ERR_EXPORT_002",
         [], ""),
     "11: no such run": (
-        ("run", "show", "nope"), "export:read", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], ""),
+        ("run", "show", "nope"), "export:read", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], RUNS),
     "11: watch no such run": (
-        ("run", "watch", "nope"), "export:read", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], ""),
+        ("run", "watch", "nope"), "export:read", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], RUNS),
     "11: cancel no such run": (
-        ("run", "cancel", "nope"), "export:run", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], ""),
+        ("run", "cancel", "nope"), "export:run", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], RUNS),
     "11: download no such run": (
-        ("download", "nope"), "export:download", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], ""),
+        ("download", "nope"), "export:download", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], RUNS),
     "11: manifest of no such run": (
-        ("manifest", "nope"), "export:read", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], ""),
+        ("manifest", "nope"), "export:read", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], RUNS),
     "11: provenance of no such run": (
-        ("provenance", "nope"), "export:read", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], ""),
+        ("provenance", "nope"), "export:read", 11, "no run nope in tenant acme", "ERR_EXPORT_002", [], RUNS),
     "11: scope missing, 403": (
         ("run", "submit", "prof-json-raw"), "export:read", 11, "the token lacks the scope export:run", "ERR_FORBIDDEN",
         ["needs export:run"], "the token lacks the scope or the tenant"),

@@ -393,7 +393,7 @@ def test_output_keeps_the_mode_of_the_file_it_replaces(cli, gw, tmp_path):
     assert len(json.loads(target.read_bytes())) > 1
 
 
-@pytest.mark.parametrize(("name", "told"), [("folder", "it is a folder"), ("new/", "it is a folder"),
+@pytest.mark.parametrize(("name", "told"), [("folder", "it is a folder"), ("new/", "it ends in /; name a file"),
                                             ("file/x.json", "x.json")])
 def test_output_that_cannot_be_written_is_exit_1(cli, gw, tmp_path, name, told):
     (tmp_path / "folder").mkdir()

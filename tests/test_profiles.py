@@ -65,7 +65,7 @@ BAD_FILES = {
         "/distribution: is missing, allowed: a list"]),
     "hostile key": (json.dumps({**NEW, "a\x1b[2J\n": 1}).encode(), 10, [
         "{path} is not a valid profile", "/a\\x1b[2J\\n: is not known, allowed: name, kind,"]),
-    "larger than a profile can be": (b" " * (1 << 20) + b"{}", 30, ["the profile file {path} has more than 1048576"]),
+    "larger than a profile can be": (b" " * (1 << 20) + b"{}", 30, ["the export profile file {path} has more than"]),
     "a hundred problems": (json.dumps({**NEW, "distribution": list(range(100))}).encode(), 10,
                            ["/distribution/0: found 0, allowed: http, oci, object", "... and 50 more"]),
 }
@@ -85,7 +85,7 @@ def test_bad_file_is_refused_before_anything_is_sent(cli, gw, tmp_path, words, d
 def test_file_that_cannot_be_read_is_exit_30(cli, gw, tmp_path, path):
     done = cli("profile", "create", "--file", tmp_path / path, gw=gw)
     assert done.code == 30
-    assert "cannot read the profile file" in done.err
+    assert "cannot read the export profile file" in done.err
     assert "\x1b" not in done.err
     assert gw.requests == []
 

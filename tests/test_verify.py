@@ -190,7 +190,12 @@ KIT_FAULTS = {
         "not a regular file",
     ),
     "endless-device-as-bundle": (lambda f: None, 30, [], "is a device"),
-    "no-folder": (lambda f: shutil.move(f, f.with_name("moved")), 30, [], "cannot read"),
+    "no-folder": (
+        lambda f: shutil.move(f, f.with_name("moved")),
+        30,
+        [],
+        "\n  make the folder with: stella export kit RUN --output /",
+    ),
     "other-bundle": (lambda f: (f / "export.tar").write_bytes(b"evil"), 20, ["bundle", "artifacts"], ""),
 }
 
@@ -252,6 +257,29 @@ def test_neither_kit_nor_files_is_a_usage_error(cli, tmp_path):
     done = cli("verify", RUN_ID, "--key", tmp_path / "acme.pub", "--manifest", tmp_path / "export.json")
     assert (done.code, done.out) == (2, "")
     assert "--kit" in done.err
+
+
+def test_wrong_run_id_alone_names_the_one_that_the_signed_files_are_about(cli, tmp_path):
+    done = run(cli, ["other" if word == RUN_ID else word for word in Kit().write(tmp_path)])
+    assert (done.code, failing(done)) == (20, ["run-id"]), done
+    said = f'  the manifest is about run "{RUN_ID}", not "other"; if that one is meant, verify it by its own id'
+    assert said in done.err.splitlines()
+
+
+def test_wrong_run_id_of_files_that_are_not_signed_is_no_reason_to_try_another(cli, tmp_path):
+    kit = Kit()
+    kit.after = {"export.json.sig": lambda _: b""}
+    done = run(cli, ["other" if word == RUN_ID else word for word in kit.write(tmp_path)])
+    assert "run-id" in failing(done)
+    assert "do not use these files" in done.err
+
+
+def test_private_key_in_place_of_the_public_one_is_told_the_way_to_it(cli, tmp_path):
+    words = Kit().write(tmp_path)
+    (tmp_path / "acme.pub").write_bytes(attacks.private_key("P-256"))
+    done = run(cli, words)
+    assert (done.code, done.out) == (30, "")
+    assert done.err.splitlines()[1] == f"  `openssl pkey -in {tmp_path}/acme.pub -pubout` prints its public one"
 
 
 # ------------------------------------------------------------------------------------ verifiers, one verdict
