@@ -25,7 +25,7 @@ Everything it can touch:
                STELLA_DPOP_KEY STELLA_COSIGN STELLA_ZSTD STELLA_OPENSSL SSL_CERT_FILE
                REQUESTS_CA_BUNDLE CURL_CA_BUNDLE HTTPS_PROXY HTTP_PROXY NO_PROXY (the last three in
                lower case too) TRACEPARENT NO_COLOR TERM COLUMNS HOME PATH; and of those, PATH alone goes
-               on to a program, with LD_LIBRARY_PATH SYSTEMROOT TMPDIR.
+               on to a program, with LD_LIBRARY_PATH SYSTEMROOT TMPDIR TEMP TMP.
 
 Rooms, leaf to root: 1 header, 2 constants and limits, 3 errors, 4 untrusted input, 5 event stream,
 6 resume, 7 verification, 8 configuration, 9 terminal, 10 files, 11 programs, 12 HTTP, 13 gateway,
@@ -1520,15 +1520,17 @@ def parse_public_key(data: bytes) -> PublicKey:
     import re
 
     labels = re.findall(rb"-----BEGIN ([^-]*)-----", data)
+    block = re.search(rb"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", data)
     if any(b"PRIVATE" in label for label in labels):
         raise ValueError("is a private key; verify takes the public one")
     if b"CERTIFICATE" in labels:
         raise ValueError("is a certificate; `openssl x509 -in FILE -noout -pubkey` gives its public key")
     if labels != [b"PUBLIC KEY"]:
         raise ValueError("holds %d public keys in PEM form, not one" % labels.count(b"PUBLIC KEY"))
-    block = re.search(rb"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", data)
+    if block is None or b"\0" in data:  # text around the block is fine (RFC 7468 2), an archive around it is not
+        raise ValueError("is no text with the PEM block of a public key")
     try:
-        der = decode_base64(b"".join(block.group(1).split()) if block else b"", "its text")
+        der = decode_base64(b"".join(block.group(1).split()), "its text")
         algorithm, bits = split_spki(der)
         oid, parameters = read_der(algorithm, 0x06)
         kind, numbers = parse_key_bits(oid, parameters, bits)
@@ -2423,7 +2425,7 @@ def load_config_anyway(flags: Mapping[str, Json]) -> Config:
 
 def inherited_environment() -> dict[str, str]:
     """What a program of ours needs from the surroundings: where to find libraries and to put temporary files."""
-    names = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
+    names = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
@@ -3032,6 +3034,11 @@ def open_descriptor(path: str) -> int:
     return int(match.group(1)) if match else {"/dev/stdout": 1, "/dev/stderr": 2}.get(path, -1)
 
 
+def standard_name(path: str) -> str:
+    """`-` for standard output under any of its names."""
+    return "-" if open_descriptor(path) == 1 else path
+
+
 class AtomicFile:
     """A file that appears at `path` on commit, whole, or not at all.
 
@@ -3048,6 +3055,8 @@ class AtomicFile:
         make_parents(self.path)
         try:
             if open_descriptor(path) >= 0:
+                if os.isatty(open_descriptor(path)):
+                    raise LocalError("%s is a terminal" % printable(path), hint="use - for standard output")
                 self._file = os.fdopen(os.dup(open_descriptor(path)), "wb")
                 return
             mode = os.stat(self.path).st_mode if os.path.lexists(self.path) else 0
@@ -5197,13 +5206,23 @@ class Gateway:
 # ==================================================================================================
 
 
+def shell_word(text: str) -> str:
+    """A foreign id as a word of a command that can be pasted into a shell."""
+    import shlex
+
+    return shlex.quote(printable(text))
+
+
 class App:
     """What an operation works with."""
 
-    def __init__(self, config: Config, console: Console, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, console: Console, clock: Clock, typed: tuple[Sequence[str], Sequence[str]]
+    ) -> None:
         self.config = config
         self.console = console
         self.clock = clock
+        self._typed = typed  # the words up to the command's last, and those after it
         self._gateway: Gateway | None = None
 
     @property
@@ -5227,6 +5246,13 @@ class App:
     def planning_gateway(self) -> Gateway:
         """Routes and requests for --dry-run, which needs no token because nothing is sent."""
         return Gateway(self.anonymous_http())
+
+    def typed(self, option: str = "") -> str:
+        """The command that was typed, with one option more, to be pasted into a shell."""
+        program = ("python3", sys.argv[0]) if os.path.basename(sys.argv[0]) == "stella.py" else ("stella",)
+        words, rest = self._typed
+        more = [option] if option and option not in rest else []
+        return " ".join(map(shell_word, (*program, *words, *more, *rest)))
 
     def close(self) -> None:
         """Closes what is open."""
@@ -5915,13 +5941,6 @@ class WatchView:
         self.console.err(printable("%s: %s" % (self.run_id, "  ".join(parts))))
 
 
-def shell_word(text: str) -> str:
-    """A foreign id as a word of a command that can be pasted into a shell."""
-    import shlex
-
-    return shlex.quote(printable(text))
-
-
 def watch_run(app: App, run_id: str, url: Url, as_json: bool, follow: bool, deadline: float | None) -> Watcher:
     """Shows a run's events; gives back the watcher, whose `status` is the run's ("" while active)."""
     again = "stella export run watch %s" % shell_word(run_id)
@@ -6196,9 +6215,12 @@ class Transfer:
             except TransportError as error:
                 failures = 1 if self.done_bytes() - before >= CHUNK_BYTES else failures + 1
                 if failures > self.app.config.retries:
-                    fault = "the download of run %s is incomplete: %s" % (printable(self.run_id), error.message)
-                    raise NetworkError(fault) from None
+                    raise self.incomplete(error) from None
                 self.http.pause(self.http.backoff(failures, error.retry_after), error.message)
+
+    def incomplete(self, error: StellaError) -> NetworkError:
+        """The end of all attempts."""
+        return NetworkError("the download of run %s is incomplete: %s" % (printable(self.run_id), error.message))
 
     def _attempt(self, url: Url, attempt: int) -> None:
         """One request and what follows from its answer; TransportError when it broke off."""
@@ -6345,6 +6367,7 @@ class SideBySide:
 
         piece.taken = True
         transfer = self.transfer
+        before = transfer.done_bytes()
         count = min(transfer.connections, len(transfer.pieces))
         firsts: list[tuple[Any, ...]] = [(piece, response, piece.end), *[(None, None, None)] * (count - 1)]
         try:
@@ -6360,6 +6383,12 @@ class SideBySide:
             transfer.app.console.warn("going on with one connection: %s" % self.odd.message)
             transfer.take_one()
             transfer.record(pieces=False)
+        elif (
+            transfer.pieces
+            and isinstance(self.trouble, TransportError)
+            and transfer.done_bytes() - before < CHUNK_BYTES
+        ):
+            raise transfer.incomplete(self.trouble)  # each has tried as often as --retries says
         elif transfer.pieces:
             raise self.trouble or NetworkError("the connections ended early")
 
@@ -6520,6 +6549,15 @@ def check_run_registries(app: App, run: Document, offline: bool) -> None:
     if check.status == "fail":
         message = "the registry does not hold what the run describes"
         raise VerificationError(message, [check.detail], "--offline skips this check")
+
+
+def check_place(target: str, digest: str, ours: bool) -> None:
+    """LocalError where a name that the user did not choose would take the place of another file."""
+    if ours or not os.path.lexists(target):
+        return
+    if os.path.islink(target) or not os.path.isfile(target) or file_facts(target)[1] != digest:
+        hint = "move it away, or choose another place with --output"
+        raise LocalError("%s is there already, and is not this bundle" % printable(target), hint=hint)
 
 
 def download_bundle(app: App, run: Document, target: str, resume: bool, connections: int, command: str) -> Document:
@@ -6686,6 +6724,12 @@ class Evidence:
         data = read_small(path, role.replace("-", " "), limit, hint)
         self.note(role, path, len(data), hashlib.sha256(data).hexdigest())
         return data
+
+    def unlisted(self) -> list[str]:
+        """What lies in the kit and no check is about; nothing tells who put it there."""
+        known = {os.path.realpath(file["path"]) for file in self.files}
+        names = sorted(os.listdir(self.kit)) if self.kit else []
+        return [name for name in names if os.path.realpath(os.path.join(self.kit, name)) not in known]
 
     def note(self, role: str, path: str, size: int, sha256: str) -> None:
         """A file for the report."""
@@ -6879,6 +6923,14 @@ def verify_registries(app: App, manifest: Document | None, signed: bool, offline
         return Check("oci", "skipped", error.message, error)
 
 
+def program_digest(path: str) -> str | None:
+    """The SHA-256 of a verifier; None for one that may be run and not read."""
+    try:
+        return file_facts(path)[1]
+    except OSError:
+        return None
+
+
 def verify_report(
     run_id: str, checks: Sequence[Check], verifier: Verifier, key: PublicKey, evidence: Evidence
 ) -> Document:
@@ -6893,24 +6945,28 @@ def verify_report(
         "verified": all(check.status != "fail" and check.error is None for check in checks),
         "verifier": {
             "name": verifier.name, "version": verifier.version, "path": verifier.path,
-            "sha256": file_facts(verifier.path)[1],
+            "sha256": program_digest(verifier.path),
         },
         "key": {"kind": key.kind, "sha256": hashlib.sha256(key.der).hexdigest()},
         "checks": [{"name": check.name, "status": check.status, "detail": check.detail} for check in checks],
         "files": evidence.files,
+        "unlisted": evidence.unlisted(),
     }  # fmt: skip
 
 
-def read_key(path: str, evidence: Evidence | None = None) -> PublicKey:
-    """The tenant's public key, noted among the files of `evidence`; ConfigError when no verifier could use it."""
+def read_key(path: str) -> tuple[PublicKey, Document]:
+    """The tenant's public key and its line for the report; ConfigError when no verifier could use it."""
+    import hashlib
+
+    data = read_small(path, "key", MAX_KEY_BYTES)
     try:
-        data = evidence.read("key", path, MAX_KEY_BYTES) if evidence else read_small(path, "key", MAX_KEY_BYTES)
-        return parse_public_key(data)
+        key = parse_public_key(data)
     except ValueError as error:
         hint = "it begins with -----BEGIN PUBLIC KEY-----; of DER, `openssl pkey -pubin -inform DER -in FILE` makes one"
         if "private key" in str(error):
             hint = "`openssl pkey -in %s -pubout` prints its public one" % shell_word(path)
         raise ConfigError("the key %s %s" % (printable(path), error), hint=hint) from None
+    return key, {"role": "key", "path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def verify_all(
@@ -6960,8 +7016,12 @@ def verify_view(report: Document) -> list[str]:
     skipped = [check["name"] for check in checks if check["status"] == "skipped"]
     if skipped:
         lines.append("not checked: " + ", ".join(skipped))
+    if report["unlisted"]:
+        lines.append("not checked, in the kit: " + printable(", ".join(report["unlisted"])))
     refused = any(check["status"] == "fail" for check in checks)
     verdict = "verified" if report["verified"] else "REFUSED" if refused else "NOT VERIFIED"
+    if report["verified"] and "bundle" in skipped:
+        verdict = "verified, documents only; --bundle checks the bundle too"
     lines.append("run %s: %s" % (printable(report["runId"]), verdict))
     return lines
 
@@ -7038,6 +7098,16 @@ def check_kit_places(folder: str, names: Iterable[str]) -> None:
             raise LocalError(fault, hint="remove it, or choose another --output")
 
 
+def kit_bundle_name(folder: str) -> str:
+    """The bundle's name by the manifest that lies in a folder, or ""."""
+    path = os.path.join(folder, MANIFEST_NAME)
+    try:
+        manifest = parse_object(read_small(path, "manifest", MAX_JSON_BYTES), path) if os.path.isfile(path) else None
+        return read_bundle_facts(manifest)[0]
+    except (StellaError, ValueError):
+        return ""
+
+
 def build_kit(app: App, run: Document, folder: str, signer: tuple[PublicKey, Verifier] | None, args: Any) -> Document:
     """The folder that crosses the gap (contract 4, `kit`); gives {"runId", "folder", "files": [{"name", ...}]}."""
     import hashlib
@@ -7047,6 +7117,9 @@ def build_kit(app: App, run: Document, folder: str, signer: tuple[PublicKey, Ver
     contents = there or fetch_kit_documents(app, run)
     name, size, digest = signed_facts(run, contents)
     check_kit_places(folder, [name])
+    target = os.path.join(folder, name)
+    # A name from the gateway takes no file's place, except the bundle's of an earlier kit.
+    check_place(target, digest, ours=name == kit_bundle_name(folder))
     if not there:
         write_files([(os.path.join(folder, each), data) for each, data in zip(KIT_NAMES, contents)])
     how = "already there, digest ok" if there else "fetched"
@@ -7055,8 +7128,7 @@ def build_kit(app: App, run: Document, folder: str, signer: tuple[PublicKey, Ver
         for each, data in zip(KIT_NAMES, contents)
     ]
     signed_run = {**run, "bundle": {**as_dict(run.get("bundle")), "size": size, "sha256": digest}}
-    again = "stella export kit %s --output %s" % (shell_word(args.run_id), shell_word(folder))
-    report = download_bundle(app, signed_run, os.path.join(folder, name), True, args.connections, again)
+    report = download_bundle(app, signed_run, target, True, args.connections, app.typed())
     how = "fetched" if report["status"] == "downloaded" else "already there, digest ok"
     files.append({"name": name, "status": how, "size": size, "sha256": digest})
     return {"runId": run.get("runId"), "folder": folder, "files": files, "verification": None}
@@ -7687,14 +7759,16 @@ def cmd_download(app: App, args: Any) -> int:
     check_connections(args)
     run = fetch_finished_run(app, args.run_id)
     check_run_registries(app, run, args.offline)
+    if args.output == "-" and app.console.out_is_terminal:
+        raise UsageError("a bundle is not for a terminal", hint="use --output FILE, or send it into a pipe")
     if args.output == "-":
         stream_bundle(app, run)
         return EXIT_OK
     target = args.output or safe_name(run["bundle"].get("name"))
     if not target:
         raise UsageError("the run does not name its bundle; say where it goes with --output FILE")
-    command = "stella export download %s --output %s --resume" % (shell_word(args.run_id), shell_word(target))
-    report = download_bundle(app, run, target, args.resume, args.connections, command)
+    check_place(target, parse_digest(run["bundle"].get("sha256")), bool(args.output))
+    report = download_bundle(app, run, target, args.resume, args.connections, app.typed("--resume"))
     app.show(report, lambda: view_lines([
         ("Bundle", report["path"]), ("Size", size_text(report["size"])), ("SHA-256", report["sha256"]),
         ("Status", report["status"]), ("Source", report["source"] or ""), ("Time", "%.1f s" % report["seconds"]),
@@ -7724,7 +7798,7 @@ DOWNLOAD = Command(
 
 def fetch_signed_files(app: App, args: Any, what: str) -> int:
     """The manifest or provenance, byte for byte, and its signature; both files or neither."""
-    places = [args.output or "-", *([args.signature] if args.signature else [])]
+    places = [args.output or "-", *([standard_name(args.signature)] if args.signature else [])]
     if len({place if place == "-" else os.path.realpath(place) for place in places}) < len(places):
         raise UsageError("document and signature cannot go to the same place", hint="name another --signature FILE")
     contents = [app.gateway.fetch_signed(args.run_id, what)]
@@ -7769,7 +7843,10 @@ def cmd_verify(app: App, args: Any) -> int:
     verifier = choose_verifier(args.verifier or "auto", app.config)
     named = (args.manifest, args.provenance, args.manifest_signature, args.provenance_signature)
     evidence = Evidence(args.kit or "", named, args.bundle)
-    key = read_key(args.key, evidence)
+    key, note = read_key(args.key)
+    evidence.files.append(note)
+    if args.output and os.path.realpath(args.output) in {os.path.realpath(file["path"]) for file in evidence.files}:
+        raise UsageError("--output %s is one of the files to verify" % printable(args.output), hint="name another file")
     checks, report = verify_all(app, args.run_id, evidence, key, verifier, args)
     app.show(report, lambda: verify_view(report), args.output)
     raise_for_checks(args.run_id, checks)
@@ -7807,19 +7884,18 @@ def cmd_kit(app: App, args: Any) -> int:
         raise UsageError(
             "kit needs --output DIR, the folder that crosses the gap", hint="see: stella export kit --help"
         )
-    signer = None
-    if args.key:
-        signer = (read_key(args.key), choose_verifier("auto", app.config))
+    # The key is read once, before anything arrives: the kit may hold files of any name.
+    key, note = read_key(args.key) if args.key else (None, {})
+    signer = (key, choose_verifier("auto", app.config)) if key else None
     run = fetch_finished_run(app, args.run_id)
     check_run_registries(app, run, args.offline)
     report = build_kit(app, run, args.output, signer, args)
     checks: list[Check] = []
     if signer:
         evidence = Evidence(args.output)
+        evidence.files.append(note)
         args.no_artifacts, args.max_age = False, None
-        checks, report["verification"] = verify_all(
-            app, args.run_id, evidence, read_key(args.key, evidence), signer[1], args
-        )
+        checks, report["verification"] = verify_all(app, args.run_id, evidence, *signer, args)
     app.show(report, lambda: kit_view(report))
     raise_for_checks(args.run_id, checks)
     return EXIT_OK
@@ -8272,7 +8348,7 @@ def parse_command(command: Command, head: list[str], rest: list[str]) -> tuple[A
         value = getattr(args, row.dest)
         if value is not None and value is not False:  # `--retries 0` counts
             flags[row.dest] = value
-    args.output = flags.get("output") or getattr(args, "output", None) or ""
+    args.output = standard_name(flags.get("output") or getattr(args, "output", None) or "")
     args.query = getattr(args, "query", None) or ""
     return args, flags
 
@@ -8307,7 +8383,7 @@ def execute_command(command: Command, head: list[str], rest: list[str], console:
     console.configure(config)
     for warning in config.warnings:
         console.warn(warning)
-    app = App(config, console, Clock())
+    app = App(config, console, Clock(), ([*head, *command.words], rest))
     try:
         return command.handler(app, args)
     finally:

@@ -455,6 +455,7 @@ KEYS = {
     "private-key-as-key": Attack(key(lambda: private_key("P-256")), 30, "", "is a private key", True),
     "private-key-beside-the-key": Attack(key(lambda: public_key("P-256") + private_key("P-256")), 30, "", "is a private key", True),
     "two-keys-in-pem": Attack(key(lambda: public_key("other") + public_key("P-256")), 30, "", "holds 2 public keys", True),
+    "archive-with-the-key-in-it": Attack(key(lambda: public_key("P-256") + b"\0" * 512), 30, "", "no text"),
     "certificate-as-key": Attack(key(lambda: pem(b"\x30\0", "CERTIFICATE")), 30, "", "is a certificate", True),
     "der-as-key": Attack(key(lambda: base64.b64decode(b"".join(public_key("P-256").splitlines()[1:-1]))), 30, "", "holds 0 public keys", True),
     "empty-key": Attack(key(lambda: b""), 30, "", "holds 0 public keys", True),

@@ -341,3 +341,11 @@ def test_pieces_of_another_bundle_are_not_kept(get, left, field):
         server.run["bundle"] = describe(server.content, digest=field == "sha256")
         done, kept = get(server, "--resume")
     assert (done.code, kept.names, kept.target == server.content) == (0, ["bundle"], True), done
+
+
+def test_attempts_of_connections_do_not_multiply(get):
+    """Each of four tries as often as --retries says, and that is the end."""
+    with Scripted(CONTENT, Say(), after=Say(status=503, body=b"")) as server:
+        done, _ = get(server, "--retries", "3")
+    assert done.code == 21, done
+    assert len(server.asked) <= 1 + 4 * 4

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 from typing import Any, NamedTuple
 
 import pytest
@@ -678,6 +679,42 @@ def test_default_name_is_the_bundles_base_name(cli, tmp_path, monkeypatch, case)
     assert os.listdir(tmp_path) == ["here"]
     assert not os.path.exists("/tmp/stella-must-not-be.tar")
     assert len(server.asked) == (1 if written else 0)
+
+
+@pytest.mark.parametrize("there", ["a file", "a link", "a folder"])
+def test_name_of_the_servers_takes_no_files_place(cli, tmp_path, monkeypatch, there):
+    """As curl -J: else a gateway could write stella.py itself in the folder where it is run."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "far").write_bytes(b"mine")
+    if there == "a folder":
+        os.mkdir("stella.py")
+    elif there == "a link":
+        os.symlink("../far", "stella.py")
+    else:
+        shutil.copy("../far", "stella.py")
+    with Scripted(CONTENT, name="stella.py") as server:
+        done = cli("download", RUN, *QUICK, gw=server)
+        assert (done.code, server.asked, os.listdir()) == (1, [], ["stella.py"]), done
+        assert "stella.py is there already" in done.err
+        assert (tmp_path / "far").read_bytes() == b"mine"
+        done = cli("download", RUN, "--output", "stella.py", *QUICK, gw=server)  # now it is the user's word
+    assert done.code == (1 if there == "a folder" else 0)
+
+
+def test_own_name_again_is_already_complete(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Scripted(CONTENT) as server:
+        assert cli("download", RUN, *QUICK, gw=server).json()["status"] == "downloaded"
+        assert cli("download", RUN, *QUICK, gw=server).json()["status"] == "already complete"
+    assert len(server.asked) == 1
+
+
+def test_no_bundle_to_a_terminal(cli, monkeypatch):
+    monkeypatch.setattr(stella.Console, "_is_terminal", staticmethod(lambda stream: True))
+    with Scripted(CONTENT) as server:
+        done = cli("download", RUN, "--output", "-", *QUICK, gw=server, env={"TERM": "dumb"})
+    assert (done.code, server.asked, done.out) == (2, [], ""), done
 
 
 @pytest.mark.parametrize(("status", "code"), [("pending", 11), ("running", 11), ("failed", 13), ("cancelled", 13),

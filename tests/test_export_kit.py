@@ -294,3 +294,25 @@ def test_moved_kit_verifies_from_where_it_lies(make, cli, gw, run, folder, tmp_p
     assert verify(cli, gw, run, moved).code == 0
     flip(moved / "export.tar")
     assert verify(cli, gw, run, moved).code == 20
+
+
+def test_a_bundle_never_takes_the_place_of_the_key_or_another_file(cli, gw, tmp_path, monkeypatch):
+    """A gateway that names its bundle as the user's key, with a key of its own inside: the demo of a stranger."""
+    monkeypatch.chdir(tmp_path)
+    run = gw.make_bundle_run(members=MEMBERS, name="acme.pub")
+    with open(gw.public_key, "rb") as file:
+        key = file.read()
+    (tmp_path / "acme.pub").write_bytes(key)
+    done = cli("kit", run["runId"], "--output", ".", "--key", "acme.pub", gw=gw)
+    assert (done.code, (tmp_path / "acme.pub").read_bytes()) == (1, key), done
+    assert "is there already" in done.err
+    assert os.listdir(tmp_path) == ["acme.pub"]
+
+
+def test_what_nobody_listed_is_named(make, cli, gw, run, folder):
+    make()
+    (folder / "run-me.sh").write_bytes(b"#!/bin/sh\n")
+    report = verify(cli, gw, run, folder).json()
+    assert (report["verified"], report["unlisted"]) == (True, ["run-me.sh"])
+    done = cli("verify", run["runId"], "--kit", folder, "--key", gw.public_key, "--offline", "--format", "table")
+    assert "not checked, in the kit: run-me.sh\n" in done.out

@@ -43,7 +43,8 @@ def test_variables_that_are_named_as_without_effect_are_nowhere_in_the_code():
 
 def test_what_programs_find_in_their_environment(monkeypatch):
     before, _, after = paragraph("Programs").partition("from yours")
-    for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "STELLA_TOKEN", "STELLA_DPOP_KEY", "SSL_CERT_FILE"):
+    for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP", "STELLA_TOKEN",
+                 "STELLA_DPOP_KEY", "SSL_CERT_FILE"):
         monkeypatch.setenv(name, "x")
     inherited, given = stella.inherited_environment(), stella.program_environment("/h")
     assert set(re.findall(CAPITALS, before.partition("environment is")[2])) == set(inherited)

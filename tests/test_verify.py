@@ -74,7 +74,8 @@ def program(folder: Path, name: str, text: str) -> str:
 def test_report_says_what_was_checked_by_whom_and_from_which_bytes(cli, tmp_path):
     words = Kit().write(tmp_path)
     report = run(cli, words, "openssl").json()
-    assert list(report) == ["runId", "tenant", "createdAt", "verified", "verifier", "key", "checks", "files"]
+    assert list(report) == ["runId", "tenant", "createdAt", "verified", "verifier", "key", "checks", "files",
+                            "unlisted"]
     assert (report["runId"], report["tenant"], report["createdAt"]) == (RUN_ID, "acme", CREATED)
     der = base64.b64decode(b"".join(public_key("P-256").splitlines()[1:-1]))
     assert report["key"] == {"kind": "P-256", "sha256": hashlib.sha256(der).hexdigest()}
@@ -94,10 +95,23 @@ def test_table_ends_with_the_verdict_and_says_what_was_not_checked(cli, tmp_path
     words = Kit().write(tmp_path)
     del words[words.index("--bundle") : words.index("--bundle") + 2]
     lines = run(cli, [*words, "--format", "table"]).out.splitlines()
-    assert lines[-1] == f"run {RUN_ID}: verified"
+    assert lines[-1] == f"run {RUN_ID}: verified, documents only; --bundle checks the bundle too"
     assert lines[-2] == "not checked: bundle, artifacts, oci, age"
     assert f"signed   tenant acme, created {CREATED}" in lines
     assert sum("verified" in line for line in lines) == 1
+
+
+def test_the_report_never_takes_the_place_of_what_it_is_about(cli, tmp_path):
+    words = Kit().write(tmp_path)
+    manifest = words[words.index("--manifest") + 1]
+    before = Path(manifest).read_bytes()
+    done = run(cli, [*words, "--output", manifest])
+    assert (done.code, Path(manifest).read_bytes()) == (2, before)
+    assert "is one of the files to verify" in done.err
+
+
+def test_a_verifier_that_may_be_run_and_not_read_has_no_digest(tmp_path):
+    assert stella.program_digest(str(tmp_path / "gone")) is None
 
 
 @pytest.mark.parametrize("name", sorted(attacks.STOLEN))
