@@ -6927,7 +6927,7 @@ def program_digest(path: str) -> str | None:
     """The SHA-256 of a verifier; None for one that may be run and not read."""
     try:
         return file_facts(path)[1]
-    except OSError:
+    except LocalError:
         return None
 
 

@@ -634,7 +634,7 @@ def test_parent_that_is_a_file_is_a_local_error(get, target, parent):
     assert target.parent.read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize(("path", "words"), [("/dev/stdout", "--output -"), ("/proc/self/mem", "cannot read")],
+@pytest.mark.parametrize(("path", "words"), [("/dev/stderr", "--output -"), ("/proc/self/mem", "cannot read")],
                          ids=["open already", "cannot be read"])
 def test_file_of_the_system_is_a_local_error(get, path, words):
     with Scripted(CONTENT) as server:

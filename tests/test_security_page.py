@@ -16,7 +16,7 @@ from test_source import Source, header_list, is_call, strings, variables_read
 
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Security\n")[2].partition("\n## ")[0]
 SOURCE = Source(STELLA.read_text(encoding="utf-8"))
-CAPITALS = r"`([A-Z][A-Z0-9_]{3,})`"
+CAPITALS = r"`([A-Z][A-Z0-9_]{2,})`"
 
 
 def paragraph(start: str) -> str:
