@@ -32,7 +32,7 @@ def function(name: str) -> ast.AST:
 def test_variables_are_those_of_the_header_and_of_the_code():
     said = paragraph("Environment read").partition("Python and its OpenSSL")[0]
     names = set(re.findall(CAPITALS, said))
-    assert names == set(re.findall(r"\b[A-Z][A-Z0-9_]{3,}\b", header_list(SOURCE, "environment")))
+    assert names == set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", header_list(SOURCE, "environment")))
     assert names == {name.upper() for name in variables_read(SOURCE)}
 
 
