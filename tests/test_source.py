@@ -518,7 +518,7 @@ def variables_read(source: Source) -> set[str]:
     in_rows = {id(node) for row in rows for node in ast.walk(row)}
     for node in source.of(ast.Constant):
         capitals = isinstance(node.value, str) and re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*", node.value)
-        if capitals and len(node.value) > 3 and source.room(node) == "Configuration" and id(node) not in in_rows:
+        if capitals and len(node.value) > 2 and source.room(node) == "Configuration" and id(node) not in in_rows:
             names.add(node.value)
     if any(source.dotted(node) == "os.path.expanduser" for node in source.of(ast.Attribute)):
         names.add("HOME")
@@ -527,7 +527,7 @@ def variables_read(source: Source) -> set[str]:
 
 @rule
 def header_lists_the_environment(source: Source) -> Iterator[str]:
-    said = set(re.findall(r"\b[A-Z][A-Z0-9_]{3,}\b", header_list(source, "environment")))
+    said = set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", header_list(source, "environment")))
     read = {name.upper() for name in variables_read(source)}
     for name in sorted(said ^ read):
         yield f"{name} is {'listed and not read' if name in said else 'read and not listed'}"
