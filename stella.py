@@ -1527,10 +1527,10 @@ def parse_public_key(data: bytes) -> PublicKey:
         raise ValueError("is a certificate; `openssl x509 -in FILE -noout -pubkey` gives its public key")
     if labels != [b"PUBLIC KEY"]:
         raise ValueError("holds %d public keys in PEM form, not one" % labels.count(b"PUBLIC KEY"))
-    if block is None or b"\0" in data:  # text around the block is fine (RFC 7468 2), an archive around it is not
+    if b"\0" in data:  # text around the block is fine (RFC 7468 2), an archive around it is not
         raise ValueError("is no text with the PEM block of a public key")
     try:
-        der = decode_base64(b"".join(block.group(1).split()), "its text")
+        der = decode_base64(b"".join(block.group(1).split()) if block else b"", "its text")
         algorithm, bits = split_spki(der)
         oid, parameters = read_der(algorithm, 0x06)
         kind, numbers = parse_key_bits(oid, parameters, bits)
@@ -5217,7 +5217,7 @@ class App:
     """What an operation works with."""
 
     def __init__(
-        self, config: Config, console: Console, clock: Clock, typed: tuple[Sequence[str], Sequence[str]]
+        self, config: Config, console: Console, clock: Clock, typed: tuple[Sequence[str], Sequence[str]] = ((), ())
     ) -> None:
         self.config = config
         self.console = console
@@ -5252,7 +5252,8 @@ class App:
         program = ("python3", sys.argv[0]) if os.path.basename(sys.argv[0]) == "stella.py" else ("stella",)
         words, rest = self._typed
         more = [option] if option and option not in rest else []
-        return " ".join(map(shell_word, (*program, *words, *more, *rest)))
+        words = (*words, *more, *rest) if "--" in rest else (*words, *rest, *more)
+        return " ".join(map(shell_word, (*program, *words)))
 
     def close(self) -> None:
         """Closes what is open."""

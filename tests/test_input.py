@@ -152,7 +152,7 @@ def test_query(case):
     assert outcome(stella.query_value, DOCUMENT, path) == expected
 
 
-HINTS = {"nope": "there is: runId, progress, list, 1", "list.2": "there is: 2 items", "runId.0": "",
+HINTS = {"nope": "there is: runId, progress, list, 1", "list.2": "it is a list: 0 to 1", "runId.0": "",
 "progress.x": "there is: percent, "}
 
 
