@@ -47,7 +47,7 @@ test: tools ## run the tests with the real cosign, zstd and openssl (ARGS='-k re
 test-one: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/python -m pytest -c tests/pytest.ini --rootdir=. $(MORE) $(ARGS)
 
-audit: $(AUDIT_ENV)/installed vendor tools ## check types, style and shell scripts, then run the slow tests of tests/audit
+audit: $(AUDIT_ENV)/installed vendor tools ## types, style, shell scripts, figures, slow tests, coverage and mutants (ARGS='-k yaml': the slow tests)
 	PYTHON='$(PYTHON)' AUDIT_ENV='$(AUDIT_ENV)' SCRIPTS='$(SCRIPTS)' TYPED='$(TYPED)' sh tests/audit/run $(ARGS)
 
 bench: $(BENCH_ENV)/installed vendor tools ## measure beside curl, openssl and others, as ratios (ARGS='watch' picks one)

@@ -56,6 +56,8 @@ BLOCKS = {
     "key of 999 characters": ({"k" * 999: 1}, "? " + "k" * 999 + "\n: 1"),
     "key that grows by its escapes": ({"\x01" * 300: 1}, '? "' + "\\x01" * 300 + '"\n: 1'),
     "keys that are words": ({"no": 1, "1": 2, "": 3, "~": 4}, '"no": 1\n"1": 2\n"": 3\n"~": 4'),
+    "a map of scalars": ({"a": None, "b": True, "c": 1.5, "d": 7, "e": 0, "f": False, "g": ""},
+                         'a: null\nb: true\nc: 1.5\nd: 7\ne: 0\nf: false\ng: ""'),
     "empty list": ([], "[]"),
 }
 
