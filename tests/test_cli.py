@@ -345,6 +345,11 @@ def test_query_prints_one_value_bare_or_as_json(cli, gw, path, expected):
         assert (done.code, done.out) == (0, said + "\n"), done
 
 
+def test_policy_snapshot_is_sent(cli, gw):
+    done = cli("run", "submit", "prof-json-policy", "--policy-snapshot", "snap-7", "--query", "policySnapshotId", gw=gw)
+    assert (done.code, done.out) == (0, "snap-7\n"), done
+
+
 def test_query_into_a_list_and_into_a_file(cli, gw, run_id, tmp_path):
     assert cli("run", "ls", "--query", "0.runId", gw=gw).out == run_id + "\n"
     for path, hint in (("1.runId", "a list: 0 to 0"), ("items.0", "a list: 0 to 0"), ("0.x", "there is: runId,")):

@@ -295,6 +295,17 @@ def test_token_file(cli, gw, profiles):
     assert f"cannot read the token file {secret}" in done.err
 
 
+@pytest.mark.parametrize(("path", "content", "says"), [
+    ("token", "", "is empty"), ("token", " \n", "is empty"), ("-", "x", "cannot be `-`"),
+    ("gone", None, "cannot read")])
+def test_token_file_without_a_token(cli, gw, profiles, path, content, says):
+    profile = profiles("prod", f"server = '{gw.url}'\ntoken_file = '{path}'\n")
+    if content is not None:
+        profile.with_name(path).write_text(content)
+    done = cli("run", "ls", env={"STELLA_PROFILE": "prod"})
+    assert (done.code, says in done.err, gw.requests) == (30, True, []), done
+
+
 def test_environment_token_wins_over_a_token_file_that_is_then_not_read(cli, gw, profiles):
     profiles("prod", "token_file = '/nowhere'\n")
     assert cli("--profile", "prod", "export", "run", "ls", whole=True, gw=gw).code == 0

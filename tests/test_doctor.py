@@ -179,6 +179,8 @@ FAULTS = [
     ("profile-in-order", {"STELLA_PROFILE": "p"}, ("timeout = 7", 0o600), "profile", "pass", "(mode 0600)"),
     ("server-that-is-no-url", {"STELLA_SERVER": "nonsense"}, None, "gateway", "fail", "STELLA_SERVER"),
     ("server-without-tls", {"STELLA_SERVER": "http://stella.example"}, None, "gateway", "fail", "--allow-http"),
+    ("zstd-that-is-none", {"STELLA_ZSTD": "/nowhere/zstd"}, None, "zstd", "fail", "STELLA_ZSTD"),
+    ("token-that-may-not-list", {"STELLA_TOKEN": "{submit}"}, None, "gateway", "warn", "export:read"),
     ("token-rejected", {"STELLA_TOKEN": "wrong"}, None, "gateway", "fail", "rejects"),
     ("server-with-another-path", {"STELLA_SERVER": "{url}/nothing/here"}, None, "gateway", "fail", "--server"),
     ("nobody-listens", {"STELLA_SERVER": "http://127.0.0.1:1"}, None, "gateway", "fail", "port 1"),
@@ -206,7 +208,8 @@ def test_fault_is_found(host, gw, tmp_path, fault):
         with open(path, "w") as file:
             file.write(profile[0])
         os.chmod(path, profile[1])
-    values = {name: value.format(url=gw.url, tmp=tmp_path) for name, value in environment.items()}
+    known = {"url": gw.url, "tmp": tmp_path, "submit": gw.tokens["export:run"]}
+    values = {name: value.format(**known) for name, value in environment.items()}
     done = host(env=values)
     row = findings(done)[finding]
     assert (row["status"], says in row["detail"] + row["advice"]) == (status, True), done
@@ -214,6 +217,23 @@ def test_fault_is_found(host, gw, tmp_path, fault):
     blocked = any(other["status"] == "fail" for other in findings(done).values())
     assert (done.code, done.json()["ready"]) == ((30, False) if blocked else (0, True))
     assert status != "fail" or blocked
+
+
+def test_a_folder_that_is_gone_is_said(host, monkeypatch, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    row = findings(host("--offline"))["folder"]
+    assert (row["status"], row["detail"]) == ("warn", "No such file or directory")
+
+
+@pytest.mark.parametrize(("words", "status"), [(("--offline",), "warn"), ((), "fail")])
+def test_modules_that_are_missing_are_named(host, monkeypatch, words, status):
+    for name in ("zlib", "uuid"):
+        monkeypatch.setitem(sys.modules, name, None)
+    row = findings(host(*words))["python"]
+    assert (row["status"], row["detail"].rpartition(", without ")[2]) == (status, "uuid, zlib")
 
 
 def test_the_token_never_shows(host, gw):

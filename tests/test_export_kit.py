@@ -164,6 +164,16 @@ def test_with_the_key_it_is_verified_at_the_end(make, gw):
         "age": "skipped"}
 
 
+@pytest.mark.parametrize("key", [True, False], ids=["verified", "not-verified"])
+def test_table_ends_with_what_was_checked(make, gw, run, key):
+    done, _ = make("--format", "table", *(("--key", gw.public_key) if key else ()))
+    assert done.code == 0, done
+    lines = done.out.splitlines()
+    assert all(any(name in line for line in lines) for name in NAMES)
+    assert (lines[-1] == f"run {run['runId']}: verified") is key
+    assert "verified" not in done.out or key
+
+
 def test_with_another_key_it_is_refused_and_stays_to_be_looked_at(make, cli, gw, run, folder):
     done, _ = make("--key", gw.other_public_key)
     assert (done.code, done.json()["verification"]["verified"]) == (20, False), done

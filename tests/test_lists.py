@@ -229,6 +229,14 @@ def test_forms_of_an_odd_list_are_not_remembered_without_end():
     assert all(len(level) <= stella.MAX_JSON_FORMS for level in indenter._levels)
 
 
+@pytest.mark.parametrize("path", ["runId", "-1", "2"])
+def test_query_that_is_no_place_in_the_list(cli, gw, path):
+    gw.make_run()
+    gw.make_run()
+    done = cli("run", "ls", "--query", path, gw=gw)
+    assert (done.code, "it is a list: 0 to 1" in done.err) == (10, True), done
+
+
 def test_query_of_one_item_asks_no_further(cli, gw):
     order(gw, page(runs(0, 200), "2"), page(runs(200, 200), "3"))
     done = cli("run", "ls", "--all", "--query", "203.runId", gw=gw)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from conftest import STELLA, surroundings
 from gateway import BEFORE_HEAD, Fault
 
 NEW = {"name": "Weekly", "kind": "trivy", "variant": "db", "distribution": ["http"]}
@@ -69,6 +72,15 @@ BAD_FILES = {
     "a hundred problems": (json.dumps({**NEW, "distribution": list(range(100))}).encode(), 10,
                            ["/distribution/0: found 0, allowed: http, oci, object", "... and 50 more"]),
 }
+
+
+def test_standard_input_that_is_too_large_or_closed(process, gw):
+    done = process("profile", "create", "--file", "-", gw=gw, stdin=b" " * ((1 << 20) + 1))
+    assert (done.code, "on standard input has more than 1048576 bytes" in done.err) == (30, True), done
+    command = f"'{sys.executable}' '{STELLA}' export profile create --file - <&-"
+    closed = subprocess.run(["sh", "-c", command], env=surroundings(gw), capture_output=True, text=True, check=False)
+    assert (closed.returncode, "standard input is closed" in closed.stderr) == (30, True), closed
+    assert gw.requests == []
 
 
 @pytest.mark.parametrize("words", [("create", "--file"), ("update", ID, "--replace-file")], ids=["create", "replace"])
