@@ -6301,7 +6301,7 @@ class Transfer:
         facts.update(etag=self.expected.etag, sha256=self.expected.sha256)
         if pieces and self.expected.size is not None:
             with self.lock:
-                missing = [(piece.at, piece.end or self.expected.size) for piece in self.pieces]
+                missing = [(piece.at, piece.end or self.expected.size) for piece in self.pieces if not piece.is_done()]
             self.sink.sync()  # before the sidecar says that it is there
             facts["done"] = [[start, end] for start, end in find_gaps(missing, self.expected.size)]
         self.sink.write_sidecar(facts)

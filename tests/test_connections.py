@@ -73,6 +73,23 @@ def is_one_connection(text):
     return text == WHOLE or re.match(r"\d+-( |$)", text) is not None
 
 
+def test_sidecar_never_splits_a_span_at_a_piece_that_has_just_been_filled():
+    """The moment between a piece's last byte and its leaving the list: `done` in two that touch is no `done`."""
+    noted = []
+
+    class Sink:
+        sync = staticmethod(lambda: None)
+        write_sidecar = staticmethod(noted.append)
+
+    transfer = object.__new__(stella.Transfer)
+    transfer.run_id, transfer.source, transfer.sink, transfer.lock = RUN, "gateway", Sink, threading.RLock()
+    transfer.expected = stella.Expected(100, "")
+    transfer.pieces = [stella.Piece(at, end) for at, end in ((40, 40), (60, 70))]
+    transfer.record(pieces=True)
+    assert noted[0]["done"] == [[0, 60], [70, 100]]
+    assert stella.parse_spans(noted[0]["done"], 100) == [(0, 60), (70, 100)]
+
+
 # ---- how it goes when nothing goes wrong ---------------------------------------------------------
 
 @pytest.mark.parametrize("digest", [True, False], ids=["digest known", "no digest"])
