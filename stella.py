@@ -1272,30 +1272,6 @@ def range_headers(start: int, end: int | None, etag: str) -> dict[str, str]:
     return headers
 
 
-def decide_answer(start: int, end: int | None, expected: Expected, status: int, headers: Mapping[str, str]) -> Plan:
-    """What to do with the head of an answer to a request that asked for the bytes from `start` to `end`.
-
-    `headers` has lower-case names. Only 200, 206 and 416 are decided here; errors are the caller's.
-    """
-    asked = start > 0 or end is not None
-    coding = headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("", "identity"):
-        fault = "the answer is encoded (Content-Encoding: %s), so its bytes are not the bundle's"
-        return Plan("fail", fault % printable(coding)[:40])
-    if status == 416:
-        return decide_unsatisfied(start, expected, headers)
-    if status == 200:
-        total = parse_length(headers.get("content-length"))
-        if expected.size is not None and total is not None and total != expected.size:
-            return Plan("fail", "the answer has %d bytes and the bundle %d" % (total, expected.size))
-        return Plan("take", "the server sent the whole bundle" if asked else "", 0, total, total)
-    if status != 206:
-        return Plan("fail", "status %d is no answer to a download" % status)
-    if not asked:
-        return Plan("fail", "a part (206) came where the whole was asked for")
-    return decide_partial(start, end, expected, headers)
-
-
 def decide_partial(start: int, end: int | None, expected: Expected, headers: Mapping[str, str]) -> Plan:
     """A 206 to a range request: every field must fit what is on disk, else the part starts again.
 
@@ -1333,6 +1309,30 @@ def decide_unsatisfied(start: int, expected: Expected, headers: Mapping[str, str
     if start and known == start:
         return Plan("finish", "every byte is here already", total=known)
     return Plan("restart", "the server cannot go on at byte %d" % start)
+
+
+def decide_answer(start: int, end: int | None, expected: Expected, status: int, headers: Mapping[str, str]) -> Plan:
+    """What to do with the head of an answer to a request that asked for the bytes from `start` to `end`.
+
+    `headers` has lower-case names. Only 200, 206 and 416 are decided here; errors are the caller's.
+    """
+    asked = start > 0 or end is not None
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        fault = "the answer is encoded (Content-Encoding: %s), so its bytes are not the bundle's"
+        return Plan("fail", fault % printable(coding)[:40])
+    if status == 416:
+        return decide_unsatisfied(start, expected, headers)
+    if status == 200:
+        total = parse_length(headers.get("content-length"))
+        if expected.size is not None and total is not None and total != expected.size:
+            return Plan("fail", "the answer has %d bytes and the bundle %d" % (total, expected.size))
+        return Plan("take", "the server sent the whole bundle" if asked else "", 0, total, total)
+    if status != 206:
+        return Plan("fail", "status %d is no answer to a download" % status)
+    if not asked:
+        return Plan("fail", "a part (206) came where the whole was asked for")
+    return decide_partial(start, end, expected, headers)
 
 
 # ==================================================================================================
@@ -3193,6 +3193,108 @@ def file_facts(path: str) -> tuple[int, str]:
     return size, hasher.hexdigest()
 
 
+def lock_file_windows(descriptor: int) -> int | None:
+    """The same on Windows (untried there): one byte far behind any bundle's end is locked."""
+    import importlib
+
+    msvcrt: Any = importlib.import_module("msvcrt")
+    try:
+        os.lseek(descriptor, 1 << 62, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError:
+        return None
+    return 1
+
+
+def lock_file(descriptor: int) -> int | None:
+    """Takes the exclusive locks of an open file without waiting: how many kinds hold, or None when another has one."""
+    import errno
+
+    try:
+        import fcntl
+    except ImportError:
+        return lock_file_windows(descriptor)
+    held = 0
+    for lock in (fcntl.flock, fcntl.lockf):
+        try:
+            lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held += 1
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return None
+            # A file system without this kind of lock: the other kind decides.
+    return held
+
+
+class PartDigest:
+    """SHA-256 of a .part, in a thread of its own that follows the bytes: reading and hashing release the interpreter's
+    lock, as receiving does, so the digest is ready when the last byte is.
+
+    What was just written is read back from the page cache: bytes of an earlier invocation, of one connection
+    or of several, in order or not, all are hashed in the same way, once.
+    """
+
+    def __init__(self, part: PartFile) -> None:
+        import hashlib
+        import threading
+
+        self._part = part
+        self._hasher = hashlib.sha256()
+        self._news = threading.Condition()
+        self._limit = 0  # bytes that are there without a gap
+        self._at = 0  # bytes that were hashed
+        self._ended = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def advance(self, limit: int) -> None:
+        """The bytes before `limit` are there, and stay as they are."""
+        with self._news:
+            self._limit = limit
+            self._news.notify()
+
+    def hexdigest(self, tell: Callable[[int], None]) -> str:
+        """The digest of all the bytes that are there; `tell` hears now and then how many have been seen."""
+        with self._news:
+            self._ended = True
+            self._news.notify()
+        while self._thread.is_alive():
+            self._thread.join(FILL_SECONDS)
+            tell(self._at)
+        if self._error is not None:
+            raise local_error("read back", self._part.path, self._error)
+        return self._hasher.hexdigest()
+
+    def stop(self) -> None:
+        """Ends the thread before it has seen every byte."""
+        with self._news:
+            self._ended = True
+            self._limit = 0
+            self._news.notify()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        view = memoryview(bytearray(TAR_BUFFER_BYTES))
+        while True:
+            with self._news:
+                while self._at >= self._limit and not self._ended:
+                    self._news.wait()
+                left = self._limit - self._at
+            if left <= 0:
+                return
+            try:
+                count = self._part.read_at(self._at, view[:left])
+                if not count:
+                    raise OSError(0, "it is shorter than it was")
+            except OSError as error:
+                self._error = error
+                return
+            self._hasher.update(view[:count])
+            self._at += count
+
+
 class PartFile:
     """FILE.part and FILE.part.json, held by this process alone.
 
@@ -3357,108 +3459,6 @@ class PartFile:
             self.file.close()
         else:
             self.discard()
-
-
-class PartDigest:
-    """SHA-256 of a .part, in a thread of its own that follows the bytes: reading and hashing release the interpreter's
-    lock, as receiving does, so the digest is ready when the last byte is.
-
-    What was just written is read back from the page cache: bytes of an earlier invocation, of one connection
-    or of several, in order or not, all are hashed in the same way, once.
-    """
-
-    def __init__(self, part: PartFile) -> None:
-        import hashlib
-        import threading
-
-        self._part = part
-        self._hasher = hashlib.sha256()
-        self._news = threading.Condition()
-        self._limit = 0  # bytes that are there without a gap
-        self._at = 0  # bytes that were hashed
-        self._ended = False
-        self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
-
-    def advance(self, limit: int) -> None:
-        """The bytes before `limit` are there, and stay as they are."""
-        with self._news:
-            self._limit = limit
-            self._news.notify()
-
-    def hexdigest(self, tell: Callable[[int], None]) -> str:
-        """The digest of all the bytes that are there; `tell` hears now and then how many have been seen."""
-        with self._news:
-            self._ended = True
-            self._news.notify()
-        while self._thread.is_alive():
-            self._thread.join(FILL_SECONDS)
-            tell(self._at)
-        if self._error is not None:
-            raise local_error("read back", self._part.path, self._error)
-        return self._hasher.hexdigest()
-
-    def stop(self) -> None:
-        """Ends the thread before it has seen every byte."""
-        with self._news:
-            self._ended = True
-            self._limit = 0
-            self._news.notify()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        view = memoryview(bytearray(TAR_BUFFER_BYTES))
-        while True:
-            with self._news:
-                while self._at >= self._limit and not self._ended:
-                    self._news.wait()
-                left = self._limit - self._at
-            if left <= 0:
-                return
-            try:
-                count = self._part.read_at(self._at, view[:left])
-                if not count:
-                    raise OSError(0, "it is shorter than it was")
-            except OSError as error:
-                self._error = error
-                return
-            self._hasher.update(view[:count])
-            self._at += count
-
-
-def lock_file(descriptor: int) -> int | None:
-    """Takes the exclusive locks of an open file without waiting: how many kinds hold, or None when another has one."""
-    import errno
-
-    try:
-        import fcntl
-    except ImportError:
-        return lock_file_windows(descriptor)
-    held = 0
-    for lock in (fcntl.flock, fcntl.lockf):
-        try:
-            lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held += 1
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return None
-            # A file system without this kind of lock: the other kind decides.
-    return held
-
-
-def lock_file_windows(descriptor: int) -> int | None:
-    """The same on Windows (untried there): one byte far behind any bundle's end is locked."""
-    import importlib
-
-    msvcrt: Any = importlib.import_module("msvcrt")
-    try:
-        os.lseek(descriptor, 1 << 62, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    except OSError:
-        return None
-    return 1
 
 
 # ==================================================================================================
@@ -3981,6 +3981,35 @@ class ChunkDecoder:
         return b"".join(pieces)
 
 
+def _released(_: bool) -> None:
+    """What a response that was closed already does."""
+
+
+def transport_error(error: Exception, url: Url, what: str = "") -> StellaError:
+    """What went wrong below HTTP, as a sentence about `what` (None: the host of `url`)."""
+    import http.client
+    import socket
+
+    where = what or "%s (port %d)" % (printable(url.host), url.port)
+    if isinstance(error, socket.timeout):  # an alias of TimeoutError only from 3.10 on
+        silence = TransportError("%s did not answer in time" % where)
+        silence.timed_out = True
+        return silence
+    if isinstance(error, socket.gaierror):
+        return TransportError("cannot find the host of %s: %s" % (where, error.strerror))
+    if isinstance(error, http.client.RemoteDisconnected):
+        return TransportError("%s closed the connection without an answer" % where)
+    if isinstance(error, http.client.IncompleteRead):
+        return TransportError("the answer of %s broke off" % where)
+    if isinstance(error, http.client.HTTPException):
+        reason = printable(str(error))[:120] or type(error).__name__
+        return TransportError("%s does not speak HTTP as it should: %s" % (where, reason))
+    if isinstance(error, OSError):
+        reason = getattr(error, "reason", None) or error.strerror or str(error)  # the first: ssl.SSLError
+        return TransportError("cannot reach %s: %s" % (where, printable(str(reason))[:120].replace("_", " ")))
+    raise error
+
+
 class Response:
     """The head of an answer, and its body as a stream; `headers` has lower-case names.
 
@@ -4137,35 +4166,6 @@ class Response:
         if reuse:
             self.raw.close()
         release(reuse)
-
-
-def _released(_: bool) -> None:
-    """What a response that was closed already does."""
-
-
-def transport_error(error: Exception, url: Url, what: str = "") -> StellaError:
-    """What went wrong below HTTP, as a sentence about `what` (None: the host of `url`)."""
-    import http.client
-    import socket
-
-    where = what or "%s (port %d)" % (printable(url.host), url.port)
-    if isinstance(error, socket.timeout):  # an alias of TimeoutError only from 3.10 on
-        silence = TransportError("%s did not answer in time" % where)
-        silence.timed_out = True
-        return silence
-    if isinstance(error, socket.gaierror):
-        return TransportError("cannot find the host of %s: %s" % (where, error.strerror))
-    if isinstance(error, http.client.RemoteDisconnected):
-        return TransportError("%s closed the connection without an answer" % where)
-    if isinstance(error, http.client.IncompleteRead):
-        return TransportError("the answer of %s broke off" % where)
-    if isinstance(error, http.client.HTTPException):
-        reason = printable(str(error))[:120] or type(error).__name__
-        return TransportError("%s does not speak HTTP as it should: %s" % (where, reason))
-    if isinstance(error, OSError):
-        reason = getattr(error, "reason", None) or error.strerror or str(error)  # the first: ssl.SSLError
-        return TransportError("cannot reach %s: %s" % (where, printable(str(reason))[:120].replace("_", " ")))
-    raise error
 
 
 # What a TLS peer or OpenSSL says of a broken line; anything else is the same at the next attempt.
@@ -5433,7 +5433,7 @@ def show_list(
     app.write(yaml_pages(pages) if wanted == "yaml" else json_pages(pages), output)
 
 
-# ---- profiles --------------------------------------------------------------------------------------
+# ---- profiles ------------------------------------------------------------------------------------
 
 
 def read_profile_file(path: str) -> Document:
@@ -6006,6 +6006,109 @@ def outcome_text(run_id: str, status: str, run: Document) -> str:
     return "%s; next: stella export %s %s" % (printable(state), following, shell_word(run_id))
 
 
+# ---- registries ----------------------------------------------------------------------------------
+
+
+OCI_ACCEPT = (
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, "
+    "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json"
+)
+
+
+def fetch_registry_token(http: Http, registry: Url, challenge: str, name: str) -> str:
+    """An anonymous pull token, from the realm that a bearer challenge names."""
+    import re
+    from urllib.parse import urlencode
+
+    fields = dict(re.findall(r'\b([a-z]+)="([^"]*)"', challenge))  # without \b quadratic in a long word
+    try:
+        realm = parse_url(fields.get("realm", ""))
+    except ValueError as error:
+        raise ProtocolError("the registry's challenge names a realm that %s" % error) from None
+    if (registry.scheme == "https" and realm.scheme != "https") or http.is_gateway(realm):
+        raise ProtocolError("the registry's challenge names a realm that is not asked: %s" % realm)
+    pairs = {"service": fields.get("service", ""), "scope": fields.get("scope") or "repository:%s:pull" % name}
+    query = urlencode({key: value for key, value in pairs.items() if value})
+    target = realm.target + ("&" if "?" in realm.target else "?") + query
+    url = Url(realm.scheme, realm.host, realm.port, target)
+
+    def consume(response: Response) -> Document:
+        if response.status >= 300:
+            raise ProtocolError("%s gives no token for anonymous reading (status %d)" % (realm, response.status))
+        return parse_answer(response.read_all(MAX_ERROR_BYTES, "the registry's token"), response)
+
+    request = Request("GET", url, {"Accept": "application/json"}, anonymous=True)
+    document = http.fetch(request, consume, take=(400, 401, 403, 404))
+    token = as_text(document.get("token")) or as_text(document.get("access_token"))
+    if not token.isascii() or not token.isprintable() or not token:
+        raise ProtocolError("the registry gave no token for anonymous reading")
+    return token
+
+
+def fetch_registry_digest(app: App, ref: str, url: Url, name: str) -> str:
+    """Docker-Content-Digest of a reference (OCI distribution spec, HEAD manifests), asked anonymously."""
+    http = app.anonymous_http()
+    headers: dict[str, str | bytes] = {"Accept": OCI_ACCEPT}
+    hint = "--offline skips this check"
+    for _ in range(2):
+        challenge = ""
+
+        def consume(response: Response) -> str:
+            nonlocal challenge
+            response.close()
+            challenge = response.headers.get("www-authenticate", "") if response.status == 401 else ""
+            if response.status in (401, 403) and "bearer" not in challenge.lower():
+                raise NetworkError("it wants credentials, and none are sent to it")
+            return response.headers.get("docker-content-digest", "") if response.status < 300 else ""
+
+        try:
+            digest: str = http.fetch(Request("HEAD", url, headers, anonymous=True), consume, take=(401, 403, 404))
+            if not challenge:
+                return digest
+            headers["Authorization"] = "Bearer " + fetch_registry_token(http, url, challenge, name)
+        except (NetworkError, ProtocolError) as error:
+            error.message = "cannot ask the registry about %s: %s" % (printable(ref), error.message)
+            error.hint = hint
+            raise
+    raise NetworkError("the registry of %s wants credentials, and none are sent to it" % printable(ref), hint=hint)
+
+
+def parse_oci_ref(ref: str) -> tuple[Url, str]:
+    """`registry/name:tag` or `registry/name@sha256:...` to (manifest URL, repository name); else ValueError."""
+    import re
+
+    host_pattern = r"([a-z0-9.-]+(?::\d+)?|\[[0-9a-f:]+\](?::\d+)?)"
+    name_pattern = r"([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
+    pattern = host_pattern + "/" + name_pattern + r"(?::([\w][\w.-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?"
+    match = re.fullmatch(pattern, ref, re.ASCII) if len(ref) <= MAX_REF_CHARACTERS else None
+    if match is None:
+        raise ValueError("is not registry/name:tag")
+    host, name, tag, digest = match.groups()
+    bare = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    scheme = "http" if is_loopback(bare.strip("[]")) else "https"
+    return parse_url("%s://%s/v2/%s/manifests/%s" % (scheme, host, name, digest or tag or "latest")), name
+
+
+def check_registries(app: App, descriptors: Sequence[Json], offline: bool) -> Check:
+    """Check 7: every `oci` descriptor's digest is the one its registry gives."""
+    found = [as_dict(item) for item in descriptors if as_dict(item).get("type") == "oci"]
+    if offline or not found:
+        return Check("oci", "skipped", "--offline was given" if offline else "there is no oci descriptor")
+    for item in found:
+        ref, digest = as_text(item.get("ref")), parse_digest(item.get("digest"))
+        if not ref or not digest:
+            return Check("oci", "fail", "an oci descriptor lacks a ref or a sha256 digest")
+        try:
+            url, name = parse_oci_ref(ref)
+        except ValueError as error:
+            return Check("oci", "fail", "the oci reference %s %s" % (quoted(ref), error))
+        stated = fetch_registry_digest(app, ref, url, name)
+        if parse_digest(stated) != digest:
+            said = "has " + printable(stated)[:80] if stated else "gives no digest"
+            return Check("oci", "fail", "%s should be sha256:%s, the registry %s" % (printable(ref), digest, said))
+    return Check("oci", "pass", "%d of %d at the registry as described" % (len(found), len(found)))
+
+
 # ---- download ------------------------------------------------------------------------------------
 
 
@@ -6088,15 +6191,40 @@ class TransferView:
         self.step = step
 
 
-class Piece:
-    """What one connection fetches: `at` is the next byte to come, `end` the byte after the last (None: not known)."""
+def header_digest(headers: Mapping[str, str]) -> str:
+    """X-Export-Digest, else Repr-Digest (RFC 9530), as SHA-256 hex; "" where there is none."""
+    import base64
+    import re
 
-    __slots__ = ("at", "end", "taken")
+    digest = parse_digest(headers.get("x-export-digest", "").strip())
+    found = re.search(r"(?:^|[ ,])sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("repr-digest", ""))
+    return digest or (base64.b64decode(found.group(1)).hex() if found else "")
+
+
+def object_url(config: Config, segments: Sequence[str]) -> Url:
+    """`<endpoint>/<bucket>/<key>`."""
+    from urllib.parse import quote
+
+    try:
+        endpoint = parse_url(config.object_endpoint)
+    except ValueError as error:
+        raise ConfigError("%s %s" % (config.source("object_endpoint"), error)) from None
+    target = "/".join((endpoint.path.rstrip("/"), *(quote(part, safe="") for part in segments)))
+    return Url(endpoint.scheme, endpoint.host, endpoint.port, target)
+
+
+class Piece:
+    """What one connection fetches: `at` is the next byte to come, `end` the byte after the last (None: not known).
+
+    claimed: one of several connections is at it.
+    """
+
+    __slots__ = ("at", "claimed", "end")
 
     def __init__(self, at: int, end: int | None) -> None:
         self.at = at
         self.end = end
-        self.taken = False
+        self.claimed = False
 
     def is_done(self) -> bool:
         """True when every byte is there."""
@@ -6126,7 +6254,7 @@ class Transfer:
         size = bundle.get("size")
         self.stated = Expected(size if type(size) is int and size >= 0 else None, parse_digest(bundle.get("sha256")))
         self.expected = Expected(self.stated.size, self.stated.sha256)
-        self.connections = connections
+        self.connections = connections  # that may be used from now on: as many as wanted, 1 after a misfit
         self.gateway_only = False
         self.pieces: list[Piece] = []
         self.answers = 0  # how many answers the bytes were put together from
@@ -6160,7 +6288,7 @@ class Transfer:
                 self.expected.etag = ""  # an entity tag means something to the server that gave it only
             self.source = name
             try:
-                self._from(url)
+                self._fetch_from(url)
                 return str(self.digest.hexdigest(lambda done: self.view.show(done, self.expected.size, "checking ")))
             except StellaError as error:
                 if index + 1 == len(sources) or isinstance(error, (LocalError, VerificationError)):
@@ -6202,7 +6330,7 @@ class Transfer:
             return self.pieces[0].at if self.pieces else self.expected.size or 0
         return self.expected.size - sum((piece.end or self.expected.size) - piece.at for piece in self.pieces)
 
-    def _from(self, url: Url) -> None:
+    def _fetch_from(self, url: Url) -> None:
         """All attempts at one source. An attempt that brought a good piece starts the count again: a
         link that breaks every minute must not end a transfer of hours.
         """
@@ -6226,7 +6354,7 @@ class Transfer:
     def _attempt(self, url: Url, attempt: int) -> None:
         """One request and what follows from its answer; TransportError when it broke off."""
         piece, parallel = self.pieces[0], self.wants_pieces()
-        response = self.open(url, piece.at, piece.end if parallel and not piece.is_done() else None, attempt)
+        response = self.ask(url, piece.at, piece.end if parallel and not piece.is_done() else None, attempt)
         try:
             plan = self._plan(response, piece, parallel)
             if plan.action == "finish":
@@ -6243,13 +6371,13 @@ class Transfer:
                 self._learn(plan, pieces=True)
                 SideBySide(self, url).run(piece, response)
                 return
-            self.take_one(plan.start)
+            self.use_one_connection(plan.start)
             self._learn(plan)
             self._receive_rest(response, plan)
         finally:
             response.close(reuse=True)
 
-    def open(self, url: Url, start: int, end: int | None, attempt: int) -> Response:
+    def ask(self, url: Url, start: int, end: int | None, attempt: int) -> Response:
         """An answer of status 200, 206 or 416 to one request; else the error that it stands for."""
         headers = {"Accept": "*/*", **range_headers(start, end, self.expected.etag)}
         request = Request("GET", url, headers, anonymous=self.source != "gateway")
@@ -6279,7 +6407,7 @@ class Transfer:
             self.expected.sha256 = sha256 or (self.expected.sha256 if plan.start else "")
         return plan
 
-    def take_one(self, start: int | None = None) -> None:
+    def use_one_connection(self, start: int | None = None) -> None:
         """Goes on with one connection, at `start` or where the first gap begins: what lies behind that is given up."""
         self.connections = 1
         front = self.pieces[0].at
@@ -6355,51 +6483,52 @@ class SideBySide:
 
         self.transfer = transfer
         self.url = url
-        self.news = threading.Condition(transfer.lock)
-        self.stopping = False
-        self.workers: list[Any] = []
-        self.open: list[Response] = []
-        self.trouble: Exception | None = None  # of the last connection that gave up
-        self.odd: StellaError | None = None  # what did not fit
+        self.changed = threading.Condition(transfer.lock)  # a piece is whole, or free again
+        self.stopped = False  # no connection writes after this
+        self.threads: list[Any] = []
+        self.responses: list[Response] = []  # those that are being read
+        self.failure: Exception | None = None  # of the last connection that gave up
+        self.misfit: StellaError | None = None  # an answer that does not fit the pieces
 
     def run(self, piece: Piece, response: Response) -> None:
         """To the end of every piece, `response` being the answer for the first; TransportError when they gave up."""
         import threading
 
-        piece.taken = True
         transfer = self.transfer
+        for each in transfer.pieces:
+            each.claimed = each is piece
         before = transfer.done_bytes()
         count = min(transfer.connections, len(transfer.pieces))
         firsts: list[tuple[Any, ...]] = [(piece, response, piece.end), *[(None, None, None)] * (count - 1)]
         try:
             for first in firsts:
-                worker = threading.Thread(target=self._work, args=first, daemon=True)
-                worker.start()
-                self.workers.append(worker)
+                thread = threading.Thread(target=self._work, args=first, daemon=True)
+                thread.start()
+                self.threads.append(thread)  # only now: Ctrl-C may come in between, and only what runs can be joined
             self._attend()
         finally:
-            self.stop()
+            self._stop()
+            for thread in self.threads:
+                thread.join(FILL_SECONDS)  # one that hangs ends by itself, and writes no more
             transfer.record(pieces=bool(transfer.pieces))
-        if self.odd is not None and transfer.pieces:
-            transfer.app.console.warn("going on with one connection: %s" % self.odd.message)
-            transfer.take_one()
+        if not transfer.pieces:
+            return
+        if self.misfit is not None:
+            transfer.app.console.warn("going on with one connection: %s" % self.misfit.message)
+            transfer.use_one_connection()
             transfer.record(pieces=False)
-        elif (
-            transfer.pieces
-            and isinstance(self.trouble, TransportError)
-            and transfer.done_bytes() - before < CHUNK_BYTES
-        ):
-            raise transfer.incomplete(self.trouble)  # each has tried as often as --retries says
-        elif transfer.pieces:
-            raise self.trouble or NetworkError("the connections ended early")
+            return
+        if isinstance(self.failure, TransportError) and transfer.done_bytes() - before < CHUNK_BYTES:
+            raise transfer.incomplete(self.failure)  # each has tried as often as --retries says
+        raise self.failure or NetworkError("the connections ended early")
 
     def _attend(self) -> None:
         """Shows progress and keeps the sidecar up to date while the connections are at work."""
         transfer, clock = self.transfer, self.transfer.app.clock
         due = 0.0
-        while transfer.pieces and not self.stopping and any(worker.is_alive() for worker in self.workers):
-            with self.news:
-                self.news.wait(FILL_SECONDS)
+        while transfer.pieces and not self.stopped and any(thread.is_alive() for thread in self.threads):
+            with self.changed:
+                self.changed.wait(FILL_SECONDS)
                 done = transfer.done_bytes()
             transfer.view.show(done, transfer.expected.size)
             started = clock.monotonic()
@@ -6407,68 +6536,65 @@ class SideBySide:
                 transfer.record(pieces=True)
                 due = clock.monotonic() + RECORD_SHARE * (clock.monotonic() - started)
 
-    def stop(self) -> None:
-        """No byte is written after this; connections that hang end by themselves."""
-        with self.news:
-            self.stopping = True
-            for response in self.open:
+    def _stop(self, error: Exception | None = None) -> None:
+        """Ends all connections; `error` is why, unless they were being ended anyway: what a shut socket raises says
+        nothing.
+        """
+        with self.changed:
+            if error is not None and not self.stopped:
+                if isinstance(error, StellaError) and not isinstance(error, LocalError):
+                    self.misfit = error
+                else:
+                    self.failure = error
+            self.stopped = True
+            for response in self.responses:
                 response.abort()
-        for worker in self.workers:
-            worker.join(FILL_SECONDS)
+            self.changed.notify()
 
     def _work(self, piece: Piece | None, response: Response | None, end: int | None) -> None:
-        """One connection's life, in a thread of its own."""
+        """One connection's life, in a thread of its own; the arguments as in _fetch_piece, or None."""
         failures = 0
         try:
-            piece = piece or self._next_piece()
-            while piece is not None and not self.stopping:
-                before = piece.at
-                try:
-                    self._fetch(piece, response, end, failures + 1)
-                    failures = 0
-                except TransportError as error:
-                    if isinstance(error, OddAnswerError) or self.stopping:
-                        raise
-                    failures = 1 if piece.at - before >= CHUNK_BYTES else failures + 1
-                    if failures > self.transfer.app.config.retries:
-                        self.trouble = error
-                        return
-                    self._leave(piece)
-                    piece = None
-                    self.transfer.http.pause(self.transfer.http.backoff(failures, error.retry_after))
+            piece = piece or self._claim_piece()
+            while piece is not None and not self.stopped:
+                before, failure = piece.at, self._try_piece(piece, response, end, failures + 1)
                 response = None
-                piece = piece if piece and not piece.is_done() else self._next_piece()
+                if failure is None:
+                    failures, piece = 0, self._claim_piece(piece)
+                    continue
+                failures = 1 if piece.at - before >= CHUNK_BYTES else failures + 1
+                self._free_piece(piece)
+                if failures > self.transfer.app.config.retries:
+                    self.failure = failure
+                    return
+                self.transfer.http.pause(self.transfer.http.backoff(failures, failure.retry_after))
+                piece = self._claim_piece()
         except Exception as error:  # noqa: BLE001 - a fault of stella's own is raised again in the main thread
-            self._give_up(error)
-        finally:
-            self._leave(piece)
+            self._stop(error)
 
-    def _give_up(self, error: Exception) -> None:
-        """One connection ends all, unless they were being ended anyway: what a shut socket raises says nothing."""
-        with self.news:
-            if not self.stopping:
-                if isinstance(error, StellaError) and not isinstance(error, LocalError):
-                    self.odd = error
-                else:
-                    self.trouble = error
-                self.stopping = True
-                for response in self.open:
-                    response.abort()
+    def _try_piece(
+        self, piece: Piece, response: Response | None, end: int | None, attempt: int
+    ) -> TransportError | None:
+        """As _fetch_piece; gives a failure that may pass, and raises any other."""
+        try:
+            self._fetch_piece(piece, response, end, attempt)
+        except TransportError as error:
+            if isinstance(error, OddAnswerError) or self.stopped:
+                raise
+            return error
+        return None
 
-    def _leave(self, piece: Piece | None) -> None:
-        """What another connection may have, instead of waiting for this one."""
-        with self.news:
-            if piece is not None:
-                piece.taken = False
-            self.news.notify()
-
-    def _next_piece(self) -> Piece | None:
-        """The first piece that nobody fetches; at the end half of the longest rest that somebody does."""
-        with self.news:
+    def _claim_piece(self, own: Piece | None = None) -> Piece | None:
+        """`own` while it lacks something, else the first piece that nobody fetches; at the end half of the longest rest
+        that somebody does.
+        """
+        with self.changed:
             pieces = self.transfer.pieces
-            if self.stopping or not pieces:
+            if self.stopped or not pieces:
                 return None
-            free = next((piece for piece in pieces if not piece.taken), None)
+            if own is not None and not own.is_done():
+                return own
+            free = next((piece for piece in pieces if not piece.claimed), None)
             if free is None:
                 longest = max(pieces, key=lambda piece: (piece.end or 0) - piece.at)
                 middle = (longest.at + (longest.end or 0)) // 2
@@ -6477,17 +6603,24 @@ class SideBySide:
                 free = Piece(middle, longest.end)
                 longest.end = middle
                 pieces.insert(pieces.index(longest) + 1, free)
-            free.taken = True
+            free.claimed = True
             return free
 
-    def _fetch(self, piece: Piece, response: Response | None, end: int | None, attempt: int) -> None:
+    def _free_piece(self, piece: Piece) -> None:
+        """Another connection may have it, instead of waiting for this one; at the end it is another's already."""
+        with self.changed:
+            if not self.stopped:
+                piece.claimed = False
+                self.changed.notify()
+
+    def _fetch_piece(self, piece: Piece, response: Response | None, end: int | None, attempt: int) -> None:
         """The rest of one piece, or as much of it as one answer holds; `response`: the one to a request up to `end`."""
         transfer = self.transfer
         if response is None:
             end = piece.end  # another connection may take a part of it before the answer comes
-            response = transfer.open(self.url, piece.at, end, attempt)
-        with self.news:
-            self.open.append(response)
+            response = transfer.ask(self.url, piece.at, end, attempt)
+        with self.changed:
+            self.responses.append(response)
             transfer.answers += 1
         try:
             plan = decide_answer(piece.at, end, transfer.expected, response.status, response.headers)
@@ -6495,39 +6628,18 @@ class SideBySide:
                 raise OddAnswerError(plan.reason or "the server sent the whole bundle for a piece of it")
             transfer.receive(response, piece, plan, self._check_running)
         finally:
-            with self.news:
-                self.open.remove(response)
+            with self.changed:
+                self.responses.remove(response)
                 if piece.is_done() and piece in transfer.pieces:
                     transfer.pieces.remove(piece)
                     transfer.digest.advance(transfer.pieces[0].at if transfer.pieces else transfer.expected.size or 0)
+                    self.changed.notify()
             response.close(reuse=True)
 
     def _check_running(self) -> None:
         """Ends a connection whose bytes are no longer wanted."""
-        if self.stopping:
+        if self.stopped:
             raise TransportError("the transfer was stopped")
-
-
-def header_digest(headers: Mapping[str, str]) -> str:
-    """X-Export-Digest, else Repr-Digest (RFC 9530), as SHA-256 hex; "" where there is none."""
-    import base64
-    import re
-
-    digest = parse_digest(headers.get("x-export-digest", "").strip())
-    found = re.search(r"(?:^|[ ,])sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("repr-digest", ""))
-    return digest or (base64.b64decode(found.group(1)).hex() if found else "")
-
-
-def object_url(config: Config, segments: Sequence[str]) -> Url:
-    """`<endpoint>/<bucket>/<key>`."""
-    from urllib.parse import quote
-
-    try:
-        endpoint = parse_url(config.object_endpoint)
-    except ValueError as error:
-        raise ConfigError("%s %s" % (config.source("object_endpoint"), error)) from None
-    target = "/".join((endpoint.path.rstrip("/"), *(quote(part, safe="") for part in segments)))
-    return Url(endpoint.scheme, endpoint.host, endpoint.port, target)
 
 
 def fetch_finished_run(app: App, run_id: str) -> Document:
@@ -6561,40 +6673,10 @@ def check_place(target: str, digest: str, ours: bool) -> None:
         raise LocalError("%s is there already, and is not this bundle" % printable(target), hint=hint)
 
 
-def download_bundle(app: App, run: Document, target: str, resume: bool, connections: int, command: str) -> Document:
-    """Downloads a run's bundle to `target`; gives the facts of what is there now. `command` goes on after a failure.
-
-    Exit 21 leaves .part and says how to go on; a wrong digest (20) leaves nothing.
-    """
-    started = app.clock.monotonic()
-    transfer: Transfer | None = None
-    digest = parse_digest(as_dict(run.get("bundle")).get("sha256"))
-    if digest and os.path.isfile(target):
-        size, sha256 = file_facts(target)
-        if sha256 == digest:
-            return download_report(run, target, size, sha256, "already complete", "", app.clock.monotonic() - started)
-    part = PartFile(target)
-    try:
-        if part.unlocked:
-            app.console.warn("the file system of %s knows no locks: let no other process download to it" % part.target)
-        transfer = Transfer(app, run, part, os.path.basename(target), connections)
-        sha256 = fetch_right_bytes(app, transfer, prepare_part(app, transfer, part, resume))
-        if transfer.expected.sha256 and sha256 != transfer.expected.sha256:
-            part.discard()
-            raise wrong_digest(transfer, sha256, "nothing was written to %s" % printable(target))
-        size = part.size()
-        part.finish()
-    except (NetworkError, LocalError, Interrupted) as error:
-        if not part.file.closed:
-            say_how_to_go_on(app, error, part, transfer, command)
-        raise
-    finally:
-        app.console.clear_bar()
-        if transfer is not None:
-            transfer.digest.stop()
-        part.keep()
-    source = transfer.source
-    return download_report(run, target, size, sha256, "downloaded", source, app.clock.monotonic() - started)
+def wrong_digest(transfer: Transfer, sha256: str, hint: str) -> VerificationError:
+    """The error that keeps wrong bytes from getting a name."""
+    fault = "expected sha256:%s, got sha256:%s" % (transfer.expected.sha256, sha256)
+    return VerificationError("the bundle of run %s has the wrong digest" % printable(transfer.run_id), [fault], hint)
 
 
 def fetch_right_bytes(app: App, transfer: Transfer, spans: Sequence[Span]) -> str:
@@ -6609,12 +6691,6 @@ def fetch_right_bytes(app: App, transfer: Transfer, spans: Sequence[Span]) -> st
     if not transfer.expected.sha256:
         app.console.warn("no digest of the bundle is known; only its length was checked")
     return sha256
-
-
-def wrong_digest(transfer: Transfer, sha256: str, hint: str) -> VerificationError:
-    """The error that keeps wrong bytes from getting a name."""
-    fault = "expected sha256:%s, got sha256:%s" % (transfer.expected.sha256, sha256)
-    return VerificationError("the bundle of run %s has the wrong digest" % printable(transfer.run_id), [fault], hint)
 
 
 def say_how_to_go_on(
@@ -6663,6 +6739,42 @@ def download_report(
     """The facts of a finished download."""
     facts = {"runId": run.get("runId"), "path": target, "size": size, "sha256": sha256, "status": how}
     return {**facts, "source": source or None, "seconds": round(seconds, 3)}
+
+
+def download_bundle(app: App, run: Document, target: str, resume: bool, connections: int, command: str) -> Document:
+    """Downloads a run's bundle to `target`; gives the facts of what is there now. `command` goes on after a failure.
+
+    Exit 21 leaves .part and says how to go on; a wrong digest (20) leaves nothing.
+    """
+    started = app.clock.monotonic()
+    transfer: Transfer | None = None
+    digest = parse_digest(as_dict(run.get("bundle")).get("sha256"))
+    if digest and os.path.isfile(target):
+        size, sha256 = file_facts(target)
+        if sha256 == digest:
+            return download_report(run, target, size, sha256, "already complete", "", app.clock.monotonic() - started)
+    part = PartFile(target)
+    try:
+        if part.unlocked:
+            app.console.warn("the file system of %s knows no locks: let no other process download to it" % part.target)
+        transfer = Transfer(app, run, part, os.path.basename(target), connections)
+        sha256 = fetch_right_bytes(app, transfer, prepare_part(app, transfer, part, resume))
+        if transfer.expected.sha256 and sha256 != transfer.expected.sha256:
+            part.discard()
+            raise wrong_digest(transfer, sha256, "nothing was written to %s" % printable(target))
+        size = part.size()
+        part.finish()
+    except (NetworkError, LocalError, Interrupted) as error:
+        if not part.file.closed:
+            say_how_to_go_on(app, error, part, transfer, command)
+        raise
+    finally:
+        app.console.clear_bar()
+        if transfer is not None:
+            transfer.digest.stop()
+        part.keep()
+    source = transfer.source
+    return download_report(run, target, size, sha256, "downloaded", source, app.clock.monotonic() - started)
 
 
 def stream_bundle(app: App, run: Document) -> None:
@@ -6812,106 +6924,6 @@ def verify_bundle(config: Config, evidence: Evidence, artifacts_wanted: bool) ->
         check_bundle(manifest, size, sha256),  # 5
         inside or Check("artifacts", "skipped", "--no-artifacts was given"),
     ]
-
-
-OCI_ACCEPT = (
-    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, "
-    "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json"
-)
-
-
-def fetch_registry_token(http: Http, registry: Url, challenge: str, name: str) -> str:
-    """An anonymous pull token, from the realm that a bearer challenge names."""
-    import re
-    from urllib.parse import urlencode
-
-    fields = dict(re.findall(r'\b([a-z]+)="([^"]*)"', challenge))  # without \b quadratic in a long word
-    try:
-        realm = parse_url(fields.get("realm", ""))
-    except ValueError as error:
-        raise ProtocolError("the registry's challenge names a realm that %s" % error) from None
-    if (registry.scheme == "https" and realm.scheme != "https") or http.is_gateway(realm):
-        raise ProtocolError("the registry's challenge names a realm that is not asked: %s" % realm)
-    pairs = {"service": fields.get("service", ""), "scope": fields.get("scope") or "repository:%s:pull" % name}
-    query = urlencode({key: value for key, value in pairs.items() if value})
-    target = realm.target + ("&" if "?" in realm.target else "?") + query
-    url = Url(realm.scheme, realm.host, realm.port, target)
-
-    def consume(response: Response) -> Document:
-        if response.status >= 300:
-            raise ProtocolError("%s gives no token for anonymous reading (status %d)" % (realm, response.status))
-        return parse_answer(response.read_all(MAX_ERROR_BYTES, "the registry's token"), response)
-
-    request = Request("GET", url, {"Accept": "application/json"}, anonymous=True)
-    document = http.fetch(request, consume, take=(400, 401, 403, 404))
-    token = as_text(document.get("token")) or as_text(document.get("access_token"))
-    if not token.isascii() or not token.isprintable() or not token:
-        raise ProtocolError("the registry gave no token for anonymous reading")
-    return token
-
-
-def fetch_registry_digest(app: App, ref: str, url: Url, name: str) -> str:
-    """Docker-Content-Digest of a reference (OCI distribution spec, HEAD manifests), asked anonymously."""
-    http = app.anonymous_http()
-    headers: dict[str, str | bytes] = {"Accept": OCI_ACCEPT}
-    hint = "--offline skips this check"
-    for _ in range(2):
-        challenge = ""
-
-        def consume(response: Response) -> str:
-            nonlocal challenge
-            response.close()
-            challenge = response.headers.get("www-authenticate", "") if response.status == 401 else ""
-            if response.status in (401, 403) and "bearer" not in challenge.lower():
-                raise NetworkError("it wants credentials, and none are sent to it")
-            return response.headers.get("docker-content-digest", "") if response.status < 300 else ""
-
-        try:
-            digest: str = http.fetch(Request("HEAD", url, headers, anonymous=True), consume, take=(401, 403, 404))
-            if not challenge:
-                return digest
-            headers["Authorization"] = "Bearer " + fetch_registry_token(http, url, challenge, name)
-        except (NetworkError, ProtocolError) as error:
-            error.message = "cannot ask the registry about %s: %s" % (printable(ref), error.message)
-            error.hint = hint
-            raise
-    raise NetworkError("the registry of %s wants credentials, and none are sent to it" % printable(ref), hint=hint)
-
-
-def parse_oci_ref(ref: str) -> tuple[Url, str]:
-    """`registry/name:tag` or `registry/name@sha256:...` to (manifest URL, repository name); else ValueError."""
-    import re
-
-    host_pattern = r"([a-z0-9.-]+(?::\d+)?|\[[0-9a-f:]+\](?::\d+)?)"
-    name_pattern = r"([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
-    pattern = host_pattern + "/" + name_pattern + r"(?::([\w][\w.-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?"
-    match = re.fullmatch(pattern, ref, re.ASCII) if len(ref) <= MAX_REF_CHARACTERS else None
-    if match is None:
-        raise ValueError("is not registry/name:tag")
-    host, name, tag, digest = match.groups()
-    bare = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-    scheme = "http" if is_loopback(bare.strip("[]")) else "https"
-    return parse_url("%s://%s/v2/%s/manifests/%s" % (scheme, host, name, digest or tag or "latest")), name
-
-
-def check_registries(app: App, descriptors: Sequence[Json], offline: bool) -> Check:
-    """Check 7: every `oci` descriptor's digest is the one its registry gives."""
-    found = [as_dict(item) for item in descriptors if as_dict(item).get("type") == "oci"]
-    if offline or not found:
-        return Check("oci", "skipped", "--offline was given" if offline else "there is no oci descriptor")
-    for item in found:
-        ref, digest = as_text(item.get("ref")), parse_digest(item.get("digest"))
-        if not ref or not digest:
-            return Check("oci", "fail", "an oci descriptor lacks a ref or a sha256 digest")
-        try:
-            url, name = parse_oci_ref(ref)
-        except ValueError as error:
-            return Check("oci", "fail", "the oci reference %s %s" % (quoted(ref), error))
-        stated = fetch_registry_digest(app, ref, url, name)
-        if parse_digest(stated) != digest:
-            said = "has " + printable(stated)[:80] if stated else "gives no digest"
-            return Check("oci", "fail", "%s should be sha256:%s, the registry %s" % (printable(ref), digest, said))
-    return Check("oci", "pass", "%d of %d at the registry as described" % (len(found), len(found)))
 
 
 def verify_registries(app: App, manifest: Document | None, signed: bool, offline: bool) -> Check:
@@ -7755,6 +7767,13 @@ RUN_CANCEL = Command(
 )  # fmt: skip
 
 
+def check_connections(args: Any) -> None:
+    """--connections N, 1 to 16."""
+    args.connections = CONNECTIONS if args.connections is None else args.connections
+    if not 1 <= args.connections <= MAX_CONNECTIONS:
+        raise UsageError("--connections takes a number from 1 to %d" % MAX_CONNECTIONS)
+
+
 def cmd_download(app: App, args: Any) -> int:
     """GET /api/export/runs/{id}/download"""
     check_connections(args)
@@ -7775,13 +7794,6 @@ def cmd_download(app: App, args: Any) -> int:
         ("Status", report["status"]), ("Source", report["source"] or ""), ("Time", "%.1f s" % report["seconds"]),
     ]))  # fmt: skip
     return EXIT_OK
-
-
-def check_connections(args: Any) -> None:
-    """--connections N, 1 to 16."""
-    args.connections = CONNECTIONS if args.connections is None else args.connections
-    if not 1 <= args.connections <= MAX_CONNECTIONS:
-        raise UsageError("--connections takes a number from 1 to %d" % MAX_CONNECTIONS)
 
 
 PARALLEL = Arg("--connections", "fetch a bundle of 64 MiB or more by up to N at once (default 4)", "N", "integer")

@@ -82,7 +82,7 @@ def test_files_written():
 ASKS = {
     "Gateway.json_request": "the gateway", "Gateway.fetch_bytes": "the gateway", "Gateway._fetch_page": "the gateway",
     "Gateway.look_at_run": "the gateway", "Gateway.open_events": "the gateway", "examine_server": "the gateway",
-    "Gateway.fetch_tagged_profile": "the gateway", "Transfer.open": "the object store", "Http._redirected": "where one",
+    "Gateway.fetch_tagged_profile": "the gateway", "Transfer.ask": "the object store", "Http._redirected": "where one",
     "fetch_registry_digest": "registries", "fetch_registry_token": "that place",
 }  # fmt: skip
 
