@@ -134,6 +134,7 @@ RECORD_SHARE = 10.0  # flushing .part and its sidecar takes at most one such par
 AFTERWORD_SECONDS = 2.0  # for the end of a body that should have ended
 PAGE_ITEMS = 200
 RECENT_RUNS = 50
+MAX_OPENINGS = 100  # of a .part that another process renames each time
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 120.0
 TOLD_WAIT_SECONDS = 5.0  # a longer wait before the next attempt is told of
@@ -3039,6 +3040,13 @@ def standard_name(path: str) -> str:
     return "-" if open_descriptor(path) == 1 else path
 
 
+def check_file_name(path: str) -> None:
+    """LocalError where no file can have this name."""
+    if os.path.isdir(path) or not os.path.basename(path):
+        reason = "it is a folder" if os.path.isdir(path) else "it ends in /; name a file"
+        raise LocalError("cannot write %s: %s" % (printable(path), reason))
+
+
 class AtomicFile:
     """A file that appears at `path` on commit, whole, or not at all.
 
@@ -3059,10 +3067,8 @@ class AtomicFile:
                     raise LocalError("%s is a terminal" % printable(path), hint="use - for standard output")
                 self._file = os.fdopen(os.dup(open_descriptor(path)), "wb")
                 return
+            check_file_name(path)
             mode = os.stat(self.path).st_mode if os.path.lexists(self.path) else 0
-            if stat.S_ISDIR(mode) or not os.path.basename(path):
-                reason = "it is a folder" if stat.S_ISDIR(mode) else "it ends in /; name a file"
-                raise LocalError("cannot write %s: %s" % (printable(path), reason))
             if mode and not stat.S_ISREG(mode):
                 self._file = open(self.path, "wb")  # noqa: SIM115 - closed in close() or discard()
                 return
@@ -3193,8 +3199,8 @@ def file_facts(path: str) -> tuple[int, str]:
     return size, hasher.hexdigest()
 
 
-def lock_file_windows(descriptor: int) -> int | None:
-    """The same on Windows (untried there): one byte far behind any bundle's end is locked."""
+def lock_file_windows(descriptor: int) -> bool | None:
+    """As lock_file on Windows (untried there): one byte far behind any bundle's end is locked."""
     import importlib
 
     msvcrt: Any = importlib.import_module("msvcrt")
@@ -3204,27 +3210,30 @@ def lock_file_windows(descriptor: int) -> int | None:
         os.lseek(descriptor, 0, os.SEEK_SET)
     except OSError:
         return None
-    return 1
+    return True
 
 
-def lock_file(descriptor: int) -> int | None:
-    """Takes the exclusive locks of an open file without waiting: how many kinds hold, or None when another has one."""
+def lock_file(descriptor: int) -> bool | None:
+    """Takes the exclusive lock of an open file without waiting: True; False where the file system knows no locks; None
+    when another process has it.
+
+    A POSIX record lock, which holds between the hosts of a network file system, else flock. Never both: NFS and
+    SMB make a record lock of flock, which the first one would then keep out.
+    """
     import errno
 
     try:
         import fcntl
     except ImportError:
         return lock_file_windows(descriptor)
-    held = 0
-    for lock in (fcntl.flock, fcntl.lockf):
+    for lock in (fcntl.lockf, fcntl.flock):
         try:
             lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held += 1
+            return True
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return None
-            # A file system without this kind of lock: the other kind decides.
-    return held
+    return False
 
 
 class PartDigest:
@@ -3298,9 +3307,8 @@ class PartDigest:
 class PartFile:
     """FILE.part and FILE.part.json, held by this process alone.
 
-    Several threads may write and read at once. The lock lies on FILE.part itself and dies with the process.
-    flock is asked first and, because on some network file systems it holds only on one host, a POSIX record
-    lock as well; `unlocked` where the file system knows neither.
+    Several threads may write and read at once. The lock lies on FILE.part itself and dies with the process, or
+    when the process closes that file, which it therefore opens only here; `unlocked` where there are no locks.
     """
 
     def __init__(self, target: str) -> None:
@@ -3311,8 +3319,7 @@ class PartFile:
         self.sidecar_path = self.path + ".json"
         self.unlocked = False
         self._place = threading.Lock()  # where a file has only one place to read and write at
-        if os.path.isdir(self.target) or not os.path.basename(target):
-            raise LocalError("cannot write %s: it is a folder" % printable(target))
+        check_file_name(target)
         if open_descriptor(target) >= 0 or (os.path.exists(self.target) and not os.path.isfile(self.target)):
             raise LocalError("cannot write %s: it is not a regular file" % printable(target), hint="try --output -")
         make_parents(self.target)
@@ -3324,23 +3331,24 @@ class PartFile:
     def _open(self) -> Any:
         import stat
 
-        while True:
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        for _ in range(MAX_OPENINGS):
             file = os.fdopen(os.open(self.path, flags, 0o666), "r+b", buffering=0)
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:  # what else has this name is not ours
                 file.close()
                 fault = "cannot write %s: it is not a regular file, or has another name" % printable(self.path)
                 raise LocalError(fault, hint="remove it, or choose another --output")
-            locks = lock_file(file.fileno())
-            if locks is None:
+            locked = lock_file(file.fileno())
+            if locked is None:
                 file.close()
                 hint = "wait for it, or choose another --output"
                 raise ConfigError("another process is downloading to %s" % printable(self.target), hint=hint)
-            self.unlocked = not locks
+            self.unlocked = not locked
             if self._is_named(file):  # the process before us may just have renamed what we opened
                 return file
             file.close()
+        raise LocalError("cannot write %s: it is replaced again and again" % printable(self.path))
 
     def _is_named(self, file: Any) -> bool:
         try:
@@ -6944,13 +6952,18 @@ def program_digest(path: str) -> str | None:
         return None
 
 
+def is_signed(checks: Sequence[Check]) -> bool:
+    """True when the manifest's signature is good: only then is anything done or said on its word."""
+    return any(check.name == "manifest-signature" and check.status == "pass" for check in checks)
+
+
 def verify_report(
     run_id: str, checks: Sequence[Check], verifier: Verifier, key: PublicKey, evidence: Evidence
 ) -> Document:
     """The JSON report of contract 4. What it repeats from the manifest is null unless the signature is good."""
     import hashlib
 
-    signed = evidence.documents[0] if checks[0].status == "pass" else None
+    signed = evidence.documents[0] if is_signed(checks) else None
     return {
         "runId": run_id,
         "tenant": as_text((signed or {}).get("tenant")) or None,
@@ -6989,7 +7002,7 @@ def verify_all(
     manifest = evidence.documents[0]
     checks = verify_evidence(run_id, evidence, key, verifier)  # 1 to 4
     checks += verify_bundle(app.config, evidence, not args.no_artifacts)  # 5, 6
-    checks.append(verify_registries(app, manifest, checks[0].status == "pass", args.offline))  # 7
+    checks.append(verify_registries(app, manifest, is_signed(checks), args.offline))  # 7
     checks.append(check_age(manifest, args.max_age, app.clock.now()))  # 8
     return checks, verify_report(run_id, checks, verifier, key, evidence)
 
@@ -7105,6 +7118,10 @@ def fetch_kit_documents(app: App, run: Document) -> list[bytes]:
 
 def check_kit_places(folder: str, names: Iterable[str]) -> None:
     """LocalError for what is not a file of the folder's own: a link would be written through, a FIFO would hang."""
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise LocalError(
+            "cannot write into %s: it is not a folder" % printable(folder), hint="name another --output DIR"
+        )
     for path in [os.path.join(folder, name) for name in names]:
         if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
             fault = "cannot write %s: it is not a regular file" % printable(path)
@@ -7135,7 +7152,8 @@ def build_kit(app: App, run: Document, folder: str, signer: tuple[PublicKey, Ver
     check_place(target, digest, ours=name == kit_bundle_name(folder))
     if not there:
         write_files([(os.path.join(folder, each), data) for each, data in zip(KIT_NAMES, contents)])
-    how = "already there, digest ok" if there else "fetched"
+    found = "already there, signed" if signer else "already there, fits the run"  # see read_kit_documents
+    how = found if there else "fetched"
     files = [
         {"name": each, "status": how, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for each, data in zip(KIT_NAMES, contents)
@@ -7150,7 +7168,7 @@ def build_kit(app: App, run: Document, folder: str, signer: tuple[PublicKey, Ver
 def kit_view(report: Document) -> list[str]:
     """The files of a kit, and the report of its verification."""
     lines = [
-        "%-24s  %-19s  %9s  sha256:%s"
+        "%-27s  %-19s  %9s  sha256:%s"
         % (file["status"], printable(file["name"]), size_text(file["size"]), file["sha256"])
         for file in report["files"]
     ]

@@ -19,7 +19,7 @@ __all__ = ["small", "synced"]  # fixtures
 DOCUMENTS = ["export.json", "export.json.sig", "provenance.json", "provenance.json.sig"]
 MEMBERS = {"data/a.json": b"{}", "data/b.bin": random.Random(6).randbytes(150_000)}
 NAMES = sorted([*DOCUMENTS, "export.tar"])
-THERE = "already there, digest ok"
+THERE, FITS, SIGNED = "already there, digest ok", "already there, fits the run", "already there, signed"
 
 
 @pytest.fixture
@@ -63,6 +63,15 @@ def test_fresh_kit_has_everything_and_verifies(make, cli, gw, run, folder, conne
     assert verify(cli, gw, run, folder).code == 0
 
 
+def test_folder_that_is_a_file_is_said_to_be_none(make, folder):
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_bytes(b"x")
+    done, _ = make()
+    assert (done.code, folder.read_bytes()) == (1, b"x"), done
+    assert f"stella: cannot write into {folder}: it is not a folder\n" in done.err
+    assert "--output DIR" in done.err
+
+
 def test_report_names_each_file_with_size_and_digest(make, run, folder):
     done, _ = make()
     report = done.json()
@@ -71,7 +80,7 @@ def test_report_names_each_file_with_size_and_digest(make, run, folder):
         assert stella.file_facts(str(folder / file["name"])) == (file["size"], file["sha256"])
     done, _ = make("--format", "table")
     assert all(name in done.out for name in NAMES)
-    assert done.out.count(THERE) == 5
+    assert (done.out.count(FITS), done.out.count(THERE)) == (4, 1)
     assert f"stella export verify {run['runId']} --kit {folder} " in done.out
 
 
@@ -82,7 +91,8 @@ def test_again_fetches_nothing(make, gw, folder, key):
     before = contents(folder)
     count = len(gw.requests)
     done, files = make(*words)
-    assert (done.code, files, contents(folder)) == (0, dict.fromkeys(NAMES, THERE), before), done
+    kept = {**dict.fromkeys(DOCUMENTS, SIGNED if key else FITS), "export.tar": THERE}
+    assert (done.code, files, contents(folder)) == (0, kept, before), done
     assert [request.path.rpartition("/")[2][:4] for request in gw.requests[count:]] == ["run-"]
 
 
@@ -138,7 +148,7 @@ def test_interrupted_kit_goes_on_where_it_was(make, gw, run, folder):
     count = len(gw.requests)
     done, files = make("--connections", "1")
     assert done.code == 0, done
-    assert files == {**dict.fromkeys(DOCUMENTS, THERE), "export.tar": "fetched"}
+    assert files == {**dict.fromkeys(DOCUMENTS, FITS), "export.tar": "fetched"}
     assert [request.headers["Range"] for request in gw.requests[count + 1:]] == ["bytes=50000-"]
     assert sorted(contents(folder)) == NAMES
 

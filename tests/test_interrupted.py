@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import shutil
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import stella
 from conftest import ROOT, Result, surroundings
 from scripted import RUN, Kept, Say, Scripted
 from test_connections import CONTENT, SIZE, overlap, small, spans
@@ -226,6 +229,35 @@ def test_second_process_on_one_file_leaves_with_30_and_the_first_goes_on(start, 
     assert third.code == 0, third
     assert (done.code, target.read_bytes() == CONTENT, other.read_bytes() == CONTENT) == (0, True, True), done
     assert Kept(target).names == ["bundle", "other"]
+
+
+@pytest.mark.parametrize(("record", "whole", "lock"), [
+    (None, None, True), (errno.EAGAIN, None, None), (errno.EACCES, None, None), (errno.ENOLCK, None, True),
+    (errno.EINVAL, errno.EWOULDBLOCK, None), (errno.EOPNOTSUPP, errno.ENOSYS, False)])
+def test_one_kind_of_lock_and_the_other_only_where_the_first_is_unknown(monkeypatch, record, whole, lock):
+    """NFS and SMB make a record lock of flock: both together, and each download would keep itself out."""
+    taken = []
+
+    def locker(name, code):
+        def take(*_):
+            if code is not None:
+                raise OSError(code, "no")
+            taken.append(name)
+
+        return take
+
+    monkeypatch.setattr(fcntl, "lockf", locker("lockf", record))
+    monkeypatch.setattr(fcntl, "flock", locker("flock", whole))
+    assert stella.lock_file(7) is lock
+    assert len(taken) == (lock is True)
+
+
+def test_part_that_is_replaced_at_every_look_is_no_endless_loop(cli, target, monkeypatch):
+    monkeypatch.setattr(stella.PartFile, "_is_named", lambda *_: False)
+    with Scripted(CONTENT) as server:
+        done = cli("download", RUN, *QUICK, "--output", target, gw=server)
+    assert (done.code, Kept(target).target) == (1, None), done
+    assert "replaced again and again" in done.err
 
 
 @pytest.mark.parametrize("connections", [1, 4])
