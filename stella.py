@@ -2397,7 +2397,8 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
     if values["format"] not in ("", *FORMATS):
         raise ConfigError("%s is %s, none of table, json, yaml" % (sources["format"], quoted(values["format"])))
     if values["timeout"] == 0:
-        raise ConfigError("%s must be more than 0 seconds" % sources["timeout"])
+        kind = UsageError if sources["timeout"] == "--timeout" else ConfigError
+        raise kind("%s must be more than 0 seconds" % sources["timeout"])
     if not with_token:
         values["token"] = ""
     elif values["token_file"] and "token" not in sources:
@@ -3506,6 +3507,7 @@ def find_program(name: str, config: Config) -> str:
 
 
 COSIGN_OFFLINE = "SIGSTORE_REKOR_PUBLIC_KEY"  # see program_environment
+NO_HOME = "/nonexistent"  # nothing of the user's configures a program of ours
 NO_PROXY_THERE = "http://127.0.0.1:9"  # the discard port of this host: whoever asks the network fails at once
 
 
@@ -3528,15 +3530,17 @@ def program_environment(home: str) -> dict[str, str]:
     )
 
 
-def run_program(command: list[str], home: str = "", feed: bytes = b"", without: str = "") -> tuple[int, bytes, bytes]:
+def run_program(
+    command: list[str], home: str = NO_HOME, feed: bytes = b"", unset: str = ""
+) -> tuple[int, bytes, bytes]:
     """Runs a program to its end, `feed` on its standard input: (exit status, standard output, standard error).
 
-    without: a variable that is left out of its environment.
+    unset: a variable that is left out of its environment.
     """
     import subprocess
 
-    environment = program_environment(home or os.path.dirname(os.path.realpath(__file__)))
-    environment.pop(without, None)
+    environment = program_environment(home)
+    environment.pop(unset, None)
     try:
         done = subprocess.run(
             command, input=feed, capture_output=True, env=environment, timeout=PROGRAM_SECONDS, check=False
@@ -3633,7 +3637,7 @@ def openssl_command(verifier: Verifier, kind: str) -> list[str]:
 
 
 def ask_verifier(
-    verifier: Verifier, key: PublicKey, blob: bytes, raw: bytes, sigstore: bool, without: str
+    verifier: Verifier, key: PublicKey, blob: bytes, raw: bytes, sigstore: bool, unset: str
 ) -> tuple[int, str]:
     """(exit status, last line said) of cosign or openssl about a raw signature over `blob`."""
     import base64
@@ -3646,7 +3650,7 @@ def ask_verifier(
         cosign = verifier.name == "cosign"
         words = cosign_command(verifier, sigstore) if cosign else openssl_command(verifier, key.kind)
         command = [os.path.join(folder, word[1:]) if word[0] == "@" else word for word in words]
-        status, out, err = run_program([verifier.path, *command], folder, without=without)
+        status, out, err = run_program([verifier.path, *command], folder, unset=unset)
     finally:
         remove_folder(folder)
     if status < 0:
@@ -3655,10 +3659,10 @@ def ask_verifier(
     return status, said[-1][:200]
 
 
-def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature: bytes, without: str = "") -> str:
+def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature: bytes, unset: str = "") -> str:
     """Checks a detached signature over `blob`: "" when it is good, else the reason why it is not.
 
-    signature: the contents of the signature file; without: see run_program. ConfigError when this verifier
+    signature: the contents of the signature file; unset: see run_program. ConfigError when this verifier
     cannot read the key.
     """
     import hashlib
@@ -3676,12 +3680,12 @@ def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature:
         good = verify_p256((x, y), digest.digest(), *parse_ecdsa_signature(raw))
         return "" if good else "the signature does not belong to this file and key"
     sigstore = signature.lstrip()[:1] == b"{"
-    status, said = ask_verifier(verifier, key, blob, raw, sigstore, without)
+    status, said = ask_verifier(verifier, key, blob, raw, sigstore, unset)
     if status != 0:
         return "%s refuses the signature: %s" % (verifier.name, said)
     if not verifier.proven:
         # One that says yes to everything is no verifier: the same signature over other bytes must be refused.
-        if ask_verifier(verifier, key, b"not " + blob, raw, sigstore, without)[0] == 0:
+        if ask_verifier(verifier, key, b"not " + blob, raw, sigstore, unset)[0] == 0:
             raise ConfigError("%s takes any signature for good" % printable(verifier.path), hint="use another verifier")
         verifier.proven = True
     return ""
@@ -3771,11 +3775,10 @@ class ArchiveSource:
         import subprocess
         import threading
 
-        nowhere = os.path.dirname(os.path.realpath(__file__))
         try:
             self._process = subprocess.Popen(
                 [self._program, "-dcq", "--no-progress"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, bufsize=0, env=program_environment(nowhere),
+                stderr=subprocess.DEVNULL, bufsize=0, env=program_environment(NO_HOME),
             )  # fmt: skip
         except OSError as error:
             raise ConfigError("cannot run %s: %s" % (printable(self._program), error.strerror)) from None
@@ -4675,6 +4678,8 @@ class Http:
         if self.server.scheme == "http" and not is_loopback(self.server.host) and not config.allow_http:
             hint = "use https://, or --allow-http if the network in between is yours"
             raise ConfigError("the token would go unencrypted to http://%s" % self.server.authority, hint=hint)
+        if config.source("ca_file") == "--ca-file" and not os.path.exists(config.ca_file):  # needed here or not
+            raise ConfigError("cannot use the CA file %s (--ca-file): it is not there" % printable(config.ca_file))
         self.trace_id = self._trace_id(config.traceparent)
         self._idle: dict[tuple[Origin, bool], list[Any]] = {}
         self._contexts: dict[bool, Any] = {}  # by whether they are for the gateway
@@ -7445,7 +7450,7 @@ def doctor_view(report: Document) -> list[str]:
 class Arg:
     """An argument: a positional (`RUN`), an option (`--reason`) or a flag (`--resume`).
 
-    kind: text, file, integer, seconds, days, switch (`--x`, `--x=false`), flag, list (repeatable).
+    kind: text, id, file, integer, seconds, days, switch (`--x`, `--x=false`), flag, list (repeatable).
     """
 
     __slots__ = ("choices", "default", "kind", "metavar", "name", "required", "text")
@@ -7464,8 +7469,8 @@ class Arg:
 
     @property
     def dest(self) -> str:
-        """The attribute's name in a handler's `args`: `run_id` for the positional RUN."""
-        return self.name.lstrip("-").replace("-", "_") if self.name[0] == "-" else self.name.lower() + "_id"
+        """The attribute's name in a handler's `args`: `run_id` for the id RUN."""
+        return self.name.lstrip("-").replace("-", "_").lower() + ("_id" if self.kind == "id" else "")
 
 
 class Command:
@@ -7486,8 +7491,8 @@ class Command:
         self.scope = scope
 
 
-RUN = Arg("RUN", "run id")
-PROFILE = Arg("PROFILE", "export profile id")
+RUN = Arg("RUN", "run id", kind="id")
+PROFILE = Arg("PROFILE", "export profile id", kind="id")
 QUERY = Arg("--query", "print only the value at this dotted path, such as runId or progress.percent", "PATH")
 DEADLINE = Arg("--deadline", "give up with exit 14 when the run is still active after this time", "SECONDS", "seconds")
 OFFLINE = Arg("--offline", "do not ask the registries of oci descriptors", kind="flag")
@@ -7968,7 +7973,7 @@ DOCTOR = Command(
 
 def cmd_completion(app: App, args: Any) -> int:
     """A script on standard output, made from COMMANDS."""
-    app.write([COMPLETIONS[args.shell_id]() + "\n"], args.output)
+    app.write([COMPLETIONS[args.shell]() + "\n"], args.output)
     return EXIT_OK
 
 

@@ -80,14 +80,16 @@ def remember_answers(monkeypatch: Any) -> None:
     """The same program asked the same about the same bytes in the same surroundings is started once a session."""
     real = stella.run_program
 
-    def run(command: list[str], home: str = "", feed: bytes = b"", without: str = "") -> tuple[int, bytes, bytes]:
+    def run(
+        command: list[str], home: str = stella.NO_HOME, feed: bytes = b"", unset: str = ""
+    ) -> tuple[int, bytes, bytes]:
         program = Path(command[0])
         version = (program.stat().st_mtime_ns, program.stat().st_size) if program.is_file() else ()
-        files = sorted((path.name, path.read_bytes()) for path in Path(home).iterdir()) if home else []
-        words = [word.replace(home, "@") if home else word for word in command]
-        question = repr((words, version, files, feed, without, stella.inherited_environment()))
+        files = sorted((path.name, path.read_bytes()) for path in Path(home).glob("*"))
+        words = [word.replace(home, "@") for word in command]
+        question = repr((words, version, files, feed, unset, stella.inherited_environment()))
         if question not in ANSWERS:
-            ANSWERS[question] = real(command, home, feed, without)
+            ANSWERS[question] = real(command, home, feed, unset)
         return ANSWERS[question]
 
     monkeypatch.setattr(stella, "run_program", run)

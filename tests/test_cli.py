@@ -146,6 +146,7 @@ USAGE = {
                      'argument --tail: takes a whole number from 0 to 10000000, not "ten"', "see: "),
     "negative": (("export", "run", "ls", "--retries=-1"), "--retries: takes a whole number from 0 ", "see: "),
     "not finite": (("export", "run", "ls", "--timeout", "nan"), "--timeout: takes a number from 0 ", "see: "),
+    "no time": (("export", "run", "ls", "--timeout", "0"), "--timeout must be more than 0 seconds", ""),
     "endless": (("export", "run", "ls", "--retry-delay", "inf"), "--retry-delay: takes a number from 0 ", "see: "),
     "switch": (("export", "run", "submit", "p", "--allow-empty=maybe"), "invalid true or false value", "see: "),
     "both ways": (("export", "run", "watch", "X", "--follow", "--no-follow"), "cannot stand together", ""),

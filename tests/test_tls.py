@@ -217,6 +217,13 @@ def test_a_ca_file_that_is_none_is_named_before_any_request(serve, ask, mint, tm
     assert f"cannot use the CA file {path} (REQUESTS_CA_BUNDLE)" in result.err
 
 
+def test_a_ca_file_that_was_typed_has_to_be_there_even_where_no_tls_is_spoken(cli, gw, tmp_path):
+    done = cli("run", "ls", "--ca-file", tmp_path / "none", gw=gw)
+    assert (done.code, len(gw.requests)) == (30, 0), done
+    assert f"cannot use the CA file {tmp_path / 'none'} (--ca-file): it is not there" in done.err
+    assert cli("run", "ls", gw=gw, env={"SSL_CERT_FILE": str(tmp_path / "none")}).code == 0  # as set for everything
+
+
 def test_a_python_that_knows_no_cas_looks_where_systems_keep_them(serve, ask, mint, monkeypatch):
     monkeypatch.setattr(
         ssl,

@@ -4,6 +4,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,8 +112,8 @@ def bare_machine(tmp_path):
     script = tmp_path / "vendor/fetch"
     script.write_bytes(SCRIPT.read_bytes())
 
-    def run():
-        return subprocess.run([sys.executable, str(script)], env={"PATH": str(tools)}, capture_output=True,
+    def run(*words):
+        return subprocess.run([sys.executable, str(script), *words], env={"PATH": str(tools)}, capture_output=True,
                               text=True, timeout=60, check=False)
 
     return tools, tmp_path / "vendor/bin", run
@@ -140,6 +141,21 @@ def test_without_apt_a_cosign_on_path_is_linked_and_recorded(bare_machine):
         assert run().returncode == 0
         assert os.readlink(folder / "cosign") == str(cosign)
         assert f"cosign  a link to {cosign}, found on PATH" in (folder / "COSIGN.txt").read_text()
+
+
+def test_without_apt_a_shell_that_is_missing_is_a_failure_with_advice(bare_machine):
+    tools, folder, run = bare_machine
+    (tools / "fish").write_text("#!/bin/sh\n")
+    (tools / "fish").chmod(0o755)
+    done = run("--shells")
+    assert done.returncode == 1
+    assert "vendor: no zsh: there is no apt on this machine\n" in done.stderr
+    assert "install them" in done.stderr
+    assert os.listdir(folder) == []
+    (tools / "fish").rename(tools / "zsh")
+    assert "no fish" in run("--shells").stderr
+    shutil.copy(tools / "zsh", tools / "fish")
+    assert run("--shells").returncode == 0
 
 
 def test_a_cosign_that_does_not_run_is_no_cosign(bare_machine):

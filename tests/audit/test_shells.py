@@ -1,7 +1,8 @@
-"""Completion in a real zsh and fish, with the cases of bash; where the machine has them (CI's may have neither)."""
+"""Completion in a real zsh and fish, with the cases of bash: the machine's, else what vendor/fetch unpacked."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import stella as stella_module
+from conftest import ROOT
 from test_completion import CASES, EQUALS, judge, make_files
 
 # compsys needs a terminal; these take the place of what _stella calls of it. The words are cut as zsh cuts them.
@@ -25,24 +27,30 @@ _stella
 """
 
 
+UNPACKED = ROOT / "vendor" / "bin" / "shells"
+LIBRARIES = ":".join(map(str, UNPACKED.glob("usr/lib/*-linux-gnu")))
+
+
+def run(shell, folder, *words):
+    """A shell's output; FileNotFoundError where there is none to be had."""
+    program = shutil.which(shell) or shutil.which(shell, path=f"{UNPACKED}/usr/bin:{UNPACKED}/bin") or shell
+    return subprocess.run([program, *words], cwd=folder, env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES}, text=True,
+                          capture_output=True, timeout=60, check=shell == "fish").stdout.splitlines()
+
+
 def offered_by_zsh(line, folder):
     words = line.split() + ([""] if line.endswith(" ") else [])
-    return subprocess.run(["zsh", "-f", "-c", ZSH % stella_module.COMPLETIONS["zsh"](), "zsh", *words], cwd=folder,
-                          capture_output=True, text=True, timeout=60, check=False).stdout.splitlines()
+    return run("zsh", folder, "-f", "-c", ZSH % stella_module.COMPLETIONS["zsh"](), "zsh", *words)
 
 
 def offered_by_fish(line, folder):
     script = folder.parent / "stella.fish"
     script.write_text(stella_module.COMPLETIONS["fish"]())
-    done = subprocess.run(["fish", "--no-config", "-c", "source $argv[1]; complete -C $argv[2]", str(script), line],
-                          cwd=folder, capture_output=True, text=True, timeout=60, check=True)
-    return [offer.partition("\t")[0] for offer in done.stdout.splitlines()]
+    offers = run("fish", folder, "--no-config", "-c", "source $argv[1]; complete -C $argv[2]", str(script), line)
+    return [offer.partition("\t")[0] for offer in offers]
 
 
-SHELLS = [shell for shell in ("zsh", "fish") if shutil.which(shell)]
-
-
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
 @pytest.mark.parametrize(("line", "wanted", "unwanted"), [*CASES.values(), *EQUALS.values()], ids=[*CASES, *EQUALS])
 def test_completion(tmp_path, shell, line, wanted, unwanted):
     folder = tmp_path / "here"
