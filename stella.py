@@ -4461,15 +4461,55 @@ def check_framing(raw: Any) -> None:
         raw.will_close = True
 
 
+class HeadReader:
+    """The lines of an answer's head from a buffered `file`, which all have to come within `seconds` of its first byte:
+    a socket's timeout starts again with each byte.
+    """
+
+    def __init__(self, file: Any, seconds: float) -> None:
+        self.file = file
+        self.seconds = seconds
+        self.end: float | None = None  # on the monotonic clock, once there is a byte
+
+    def readline(self, limit: int) -> bytes:
+        """As file.readline, but for a line that is cut short, or missing behind others, IncompleteRead."""
+        import http.client
+        import socket
+        import time
+
+        line = b""
+        while line[-1:] != b"\n" and len(line) < limit:
+            if self.end is not None and time.monotonic() > self.end:
+                raise socket.timeout
+            seen = self.file.peek(1)  # one read at most
+            if not seen and (line or self.end is not None):
+                raise http.client.IncompleteRead(line)
+            if not seen:
+                break
+            if self.end is None:
+                self.end = time.monotonic() + self.seconds
+            line += self.file.read(min(seen.find(b"\n") + 1 or len(seen), limit - len(line)))
+        return line
+
+    def close(self) -> None:
+        """Closes the file, as http.client does after a bad status line."""
+        self.file.close()
+
+
 def final_response_class() -> Any:
-    """http.client's response with bounds. It skips any number of 100 and takes 103 for the end; it reads any
-    number of trailers, and a chunk of negative size to the end of the connection.
+    """http.client's response with bounds. It takes any time for a head, and a cut one for whole; it skips any number of
+    100 and takes 103 for the end; it reads any number of trailers, and a chunk of negative size to the end.
     """
     import http.client
 
     class FinalResponse(http.client.HTTPResponse):
+        def __init__(self, sock: Any, *arguments: Any, **named: Any) -> None:
+            super().__init__(sock, *arguments, **named)
+            self.patience_seconds: float = sock.gettimeout()
+
         def _read_status(self) -> tuple[str, int, str]:
             for _ in range(MAX_INTERIM_ANSWERS):
+                self.fp.end = None  # type: ignore[attr-defined]
                 version, status, reason = super()._read_status()  # type: ignore[misc]
                 if status == 101:
                     raise http.client.HTTPException("it changes the protocol (status 101)")
@@ -4479,7 +4519,13 @@ def final_response_class() -> Any:
             raise http.client.HTTPException("too many interim answers")
 
         def begin(self) -> None:
-            super().begin()
+            body = self.fp
+            self.fp = HeadReader(body, self.patience_seconds)  # type: ignore[assignment]
+            try:
+                super().begin()
+            finally:
+                if self.fp is not None:  # a bad status line has closed it
+                    self.fp = body
             check_framing(self)
 
         def _read_next_chunk_size(self) -> int:
@@ -4615,14 +4661,18 @@ def give_up(failure: StellaError, attempts: int) -> StellaError:
 def open_tunnel(sock: Any, url: Url, headers: Mapping[str, str], what: str) -> None:
     """CONNECT through the proxy `what` (RFC 9110 9.3.6); read byte by byte, because TLS follows at once."""
     import re
+    import socket
+    import time
 
     host = "[%s]" % url.host if ":" in url.host else url.host
     lines = ["CONNECT %s:%d HTTP/1.1" % (host, url.port), "Host: %s:%d" % (host, url.port)]
     lines += ["%s: %s" % pair for pair in headers.items()]
     try:
         sock.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
-        head = b""
+        head, end = b"", time.monotonic() + sock.gettimeout()
         while not head.endswith((b"\r\n\r\n", b"\n\n")):
+            if time.monotonic() > end:
+                raise socket.timeout
             byte = sock.recv(1)
             head += byte
             if not byte or len(head) > MAX_PROXY_HEAD_BYTES:

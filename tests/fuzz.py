@@ -239,6 +239,9 @@ class Peer:
     def settimeout(self, seconds: float) -> None:
         pass
 
+    def gettimeout(self) -> float:
+        return 30.0
+
 
 @functools.cache
 def client() -> stella.Http:

@@ -149,7 +149,7 @@ ROWS = {
     "closed without an answer": Row(Say(raw=b""), [on(1000)], [WHOLE]),
     "reset without an answer": Row(Say(raw=b"", reset=0), [on(1000)], [WHOLE]),
     "no HTTP": Row(Say(raw=b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), [on(1000)], [WHOLE]),
-    "half a head": Row(Say(raw=b"HTTP/1.1 206 Partial\r\nETag: "), [WHOLE], [WHOLE]),
+    "half a head": Row(Say(raw=b"HTTP/1.1 206 Partial\r\nETag: "), [on(1000)], [WHOLE]),
     "103 before it": Row(interim(103), [], [], 0),
     "many 100 before it": Row(interim(100, 5), [], [], 0),
     "103 without end": Row(interim(103, 40), [on(1000)], [WHOLE]),

@@ -630,3 +630,56 @@ def test_signature_to_standard_output_and_document_to_a_file(cli, gw, tmp_path):
     done = cli("manifest", run_id, "--output", tmp_path / "m", "--signature", "-", gw=gw)
     assert done.out_bytes == gw.store.runs[run_id].signatures["manifest"]
     assert (tmp_path / "m").read_bytes() == gw.store.runs[run_id].documents["manifest"]
+
+
+# ---- heads that do not end -----------------------------------------------------------------------
+
+RUN_ANSWER = reply(200, b'{"runId": "r", "status": "running"}', "Content-Type: application/json", "X-Pad: " + "x" * 300)
+HEAD_BYTES = RUN_ANSWER.index(b"\r\n\r\n") + 4
+
+
+def dripped(data, sent):
+    for at in range(len(data)):
+        sent.append(at)
+        time.sleep(0.02)
+        yield data[at:at + 1]
+
+
+def ask_for_run(cli, wire, *more):
+    return cli("run", "show", "r", "--server", wire.url, "--retries", "0", *more, env={"STELLA_TOKEN": "secret"})
+
+
+def test_head_that_drips_has_the_timeout_as_a_whole(cli):
+    """Each byte starts a socket's timeout again: a server could keep a command waiting for an hour."""
+    sent = []
+    with Wire(lambda _: dripped(RUN_ANSWER, sent)) as wire:
+        done = ask_for_run(cli, wire, "--timeout", "0.4")
+        assert (done.code, done.out) == (21, ""), done
+        assert "did not answer in time" in done.err
+        assert len(sent) < HEAD_BYTES
+
+
+def test_interim_answers_each_have_the_timeout(cli):
+    sent = []
+    with Wire(lambda _: dripped(b"HTTP/1.1 103 Hint\r\n\r\n" * 3 + RUN_ANSWER[:17], sent)) as wire:
+        done = ask_for_run(cli, wire, "--timeout", "0.7")
+        assert done.code == 21, done
+        assert len(sent) == 3 * 21 + 17  # 1.3 s of interim answers, and then silence
+
+
+def test_slow_head_within_the_timeout_is_fine(cli):
+    with Wire(lambda _: [RUN_ANSWER[:10], *dripped(RUN_ANSWER[10:20], []), RUN_ANSWER[20:]]) as wire:
+        assert ask_for_run(cli, wire, "--timeout", "20").json()["runId"] == "r"
+
+
+@pytest.mark.parametrize("length", [1, 12, 17, 18, 19, 30, 60, HEAD_BYTES - 2, HEAD_BYTES - 1])
+def test_head_that_is_cut_is_no_answer(cli, length):
+    """http.client takes it for whole: without its later headers, such as the length."""
+    with Wire(RUN_ANSWER[:length]) as wire:
+        wire.closes = True
+        done = ask_for_run(cli, wire)
+    assert (done.code, done.out) == (21, ""), done
+    assert "broke off" in done.err
+    with Wire([RUN_ANSWER[:length], RUN_ANSWER]) as wire:
+        wire.closes = True
+        assert ask_for_run(cli, wire, "--retries", "1", "--retry-delay", "0").json()["runId"] == "r"

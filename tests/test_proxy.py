@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from pathlib import Path
 
 import pytest
@@ -229,3 +230,20 @@ def test_a_proxy_that_is_not_there_is_named(cli):
     assert result.code == 21
     assert f"cannot reach the proxy {gone.origin} (HTTPS_PROXY)" in result.err
     assert PASSWORD not in result.err
+
+
+def test_an_answer_to_connect_that_drips_has_the_timeout_as_a_whole(cli):
+    sent = []
+
+    def drip(_):
+        for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200:
+            sent.append(byte)
+            time.sleep(0.02)
+            yield bytes([byte])
+
+    with Wire(drip) as proxy:
+        words = ("run", "ls", "--timeout", "0.4", "--retries", "0")
+        done = cli(*words, env={"HTTPS_PROXY": proxy.url, "STELLA_SERVER": "https://stella.test", "STELLA_TOKEN": "t"})
+        assert (done.code, len(sent) < 200) == (21, True), done
+    assert "the proxy 127.0.0.1" in done.err
+    assert "did not answer in time" in done.err
