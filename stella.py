@@ -2442,6 +2442,8 @@ def inherited_environment() -> dict[str, str]:
 
 def scalar_text(value: Json) -> str:
     """null, true, false, numbers and empty containers as JSON."""
+    if value.__class__ is int:
+        return str(value)
     if value is None or isinstance(value, bool):
         return "null" if value is None else "true" if value else "false"
     if isinstance(value, (dict, list)):
@@ -2467,6 +2469,9 @@ def json_text(value: Json, pretty: bool = True, level: int = 0) -> str:
     return scalar_text(value)
 
 
+MEMBER = "\2"  # a member's `":"`, which is half of all that stands between strings: it stays as it is at any level
+
+
 class JsonLevel(dict):  # type: ignore[type-arg]
     """What stands between two strings of JSON text at one depth, mapped to (its indented form, the level after it).
 
@@ -2482,6 +2487,9 @@ class JsonLevel(dict):  # type: ignore[type-arg]
     def __missing__(self, piece: str) -> tuple[str | None, JsonLevel]:
         if not self.depth and self.levels[0] is not self:
             return None, self
+        if MEMBER in piece:
+            raise KeyError(piece)
+        room = MAX_JSON_FORMS
         rest = piece.lstrip(": \t\r\n0123456789+-.eE")
         number = piece[1 : len(piece) - len(rest)].strip()
         if number and piece[0] == ":":  # numbers differ, what follows them does not
@@ -2491,9 +2499,11 @@ class JsonLevel(dict):  # type: ignore[type-arg]
                 known = form[3:], level
                 if len(self.after_number) < MAX_JSON_FORMS:
                     self.after_number[rest] = known
-            return ": " + number + known[0], known[1]
-        step = self._learn(piece)
-        if len(self) < MAX_JSON_FORMS:
+            step = ": " + number + known[0], known[1]
+            room //= 2  # the same numbers come again, too, but must not crowd out the rest
+        else:
+            step = self._learn(piece)
+        if len(self) < room:
             self[piece] = step
         return step
 
@@ -2550,6 +2560,18 @@ class JsonIndenter:
         escaped = "\\" in text
         if escaped:  # control characters cannot stand in JSON text: they keep the place of escapes that would mislead
             text = text.replace("\\\\", "\0").replace('\\"', "\1")
+        try:
+            text = self._indent_between(text.replace('":"', MEMBER)).replace(MEMBER, '": "')
+        except KeyError:  # the quotes that went were those of the string ":"
+            text = self._indent_between(text)
+        if escaped:
+            parts = text.split('"')
+            parts[1::2] = map(plain_escapes, parts[1::2])
+            text = '"'.join(parts)
+        return text
+
+    def _indent_between(self, text: str) -> str:
+        """Indents what stands between strings."""
         parts = text.split('"')
         forms = []
         level = self._levels[0]
@@ -2559,8 +2581,6 @@ class JsonIndenter:
         end = forms.index(None) if None in forms else len(forms)
         del parts[2 * end - 1 :]
         parts[::2] = forms[:end]
-        if escaped:
-            parts[1::2] = map(plain_escapes, parts[1::2])
         return '"'.join(parts)
 
 
@@ -2571,13 +2591,13 @@ YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "nu
 def yaml_scalar(value: Json) -> str:
     """A number, true, false, null or an empty container; floats get the point and signed exponent of YAML 1.1."""
     text = scalar_text(value)
-    if isinstance(value, float) and text.lstrip("-") == "inf":  # 1e400, as it would read back
+    if not isinstance(value, float):
+        return text
+    if text.lstrip("-") == "inf":  # 1e400, as it would read back
         return text.replace("inf", "1.0e+400")
-    if isinstance(value, float):
-        mantissa, mark, exponent = text.lower().partition("e")
-        mantissa = mantissa if "." in mantissa else mantissa + ".0"
-        text = mantissa + (mark + (exponent if exponent[0] in "+-" else "+" + exponent) if mark else "")
-    return text
+    mantissa, mark, exponent = text.lower().partition("e")
+    mantissa = mantissa if "." in mantissa else mantissa + ".0"
+    return mantissa + (mark + (exponent if exponent[0] in "+-" else "+" + exponent) if mark else "")
 
 
 def yaml_char(char: str) -> str:
@@ -2599,66 +2619,73 @@ class YamlWriter:
     def __init__(self) -> None:
         import re
 
-        self._plain = re.compile(r"[A-Za-z_][A-Za-z0-9_./+ -]*").fullmatch  # words with one space between them
-        self._known: dict[str, str] = {}  # short strings as they are written: the same few come all the time
-        self._names: dict[str, str] = {}  # and short keys, with their colon
-        self.lines: list[str] = []
+        # words with, see below, one space between them
+        self._plain = re.compile(r"[A-Za-z_][A-Za-z0-9_./+ -]*(?<! )").fullmatch
 
     def text(self, value: Json) -> str:
         """The whole value."""
-        self.lines = []
-        if isinstance(value, (dict, list)) and value:
-            self._block(value, "", "")
-        else:
-            self.lines.append(self._string(value) if isinstance(value, str) else yaml_scalar(value))
-        return "\n".join(self.lines)
+        return self._column([value], "")[0][1:]
 
-    def _string(self, text: str) -> str:
-        word = self._plain(text) and "  " not in text and text[-1] != " "
-        if word and (len(text) > 5 or text.lower() not in YAML_WORDS):
-            written = text
-        elif text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
-            written = '"%s"' % text
-        else:
-            written = '"%s"' % "".join(map(yaml_char, text))
-        if len(text) < 64 and len(self._known) < MAX_JSON_FORMS:
-            self._known[text] = written
-        return written
+    def _strings(self, texts: Sequence[str]) -> list[str]:
+        """Strings, a space before each."""
 
-    def _name(self, key: str, indent: str) -> str:
-        name = self._string(key) + ": "
-        if len(name) > 1000:  # YAML reads a key only up to 1024 characters, unless a question mark says so
-            return "? %s\n%s: " % (name[:-2], indent)
-        if len(name) < 64 and len(self._names) < MAX_JSON_FORMS:
-            self._names[key] = name
-        return name
+        def is_simple(text: str) -> bool:
+            return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
 
-    def _block(self, value: Json, lead: str, indent: str) -> None:
-        """Lines for the items; `lead` starts the first of them, `indent` the others."""
+        all_simple = is_simple("".join(texts))
+        return [
+            " " + text
+            if self._plain(text) and "  " not in text and (len(text) > 5 or text.lower() not in YAML_WORDS)
+            else ' "%s"' % (text if all_simple or is_simple(text) else "".join(map(yaml_char, text)))
+            for text in texts
+        ]
+
+    def _column(self, values: Sequence[Json], indent: str) -> list[str]:
+        """Each value as it stands behind its colon or dash: ` text`, or lines, each behind a line feed and `indent`.
+
+        The items of a list mostly have the same keys; their values are written a key at a time, all of one kind, which
+        leaves most of the work to C.
+        """
+        shapes: list[Any] = [*map(tuple if set(map(type, values)) == {dict} else type, values)]
+        if len(set(shapes)) > 1:
+            texts = [""] * len(values)
+            places: dict[Any, list[int]] = {}
+            for place, shape in enumerate(shapes):
+                places.setdefault(shape, []).append(place)
+            for same in places.values():
+                for place, text in zip(same, self._column([values[place] for place in same], indent)):
+                    texts[place] = text
+            return texts
+        first = values[0]
+        if isinstance(first, float):
+            return [" " + yaml_scalar(value) for value in values]
+        if not isinstance(first, (dict, list)):
+            unique = [*dict.fromkeys(values)]
+            texts = self._strings(unique) if isinstance(first, str) else [" " + yaml_scalar(value) for value in unique]
+            return texts if len(texts) == len(values) else [*map(dict(zip(unique, texts)).__getitem__, values)]
         if len(indent) > 2 * MAX_JSON_DEPTH:
             raise ProtocolError("the answer is nested deeper than %d levels" % MAX_JSON_DEPTH)
-        add, known, names, below = self.lines.append, self._known, self._names, indent + "  "
-        if value.__class__ is list:
-            for item in value:
-                if item.__class__ is str:
-                    add(lead + "- " + (known.get(item) or self._string(item)))
-                elif not item or item.__class__ not in (dict, list):
-                    add(lead + "- " + yaml_scalar(item))
-                else:
-                    self._block(item, lead + "- ", below)
-                lead = indent
-            return
-        for key, item in value.items():
-            mark = lead + (names.get(key) or self._name(key, indent))
-            kind = item.__class__
-            if kind is str:
-                add(mark + (known.get(item) or self._string(item)))
-            elif not item or (kind is not dict and kind is not list):
-                add(mark + (str(item) if kind is int else yaml_scalar(item)))
-            else:
-                add(mark[:-1])
-                self._block(item, below, below)
-            lead = indent
+        return self._maps(values, indent) if isinstance(first, dict) else self._lists(values, indent)
+
+    def _maps(self, values: Sequence[Document], indent: str) -> list[str]:
+        """Objects that have the same keys."""
+        line = "\n" + indent
+        # YAML reads a key only up to 1024 characters, unless a question mark says so
+        names = ["? " + name[1:] + line if len(name) > 999 else name[1:] for name in self._strings([*values[0]])]
+        form = "".join([line + name.replace("%", "%%") + ":%s" for name in names])
+        columns = [self._column(column, indent + "  ") for column in zip(*map(dict.values, values))]
+        return [form % row for row in zip(*columns)] if columns else [" {}"] * len(values)
+
+    def _lists(self, values: Sequence[list[Json]], indent: str) -> list[str]:
+        """Lists, whose items are all written together."""
+        items = [item for value in values for item in value]
+        if not items:
+            return [" []"] * len(values)
+        below, dash = "\n" + indent + "  ", "\n" + indent + "-"
+        texts = self._column(items, indent + "  ")
+        # lines begin on the line of their dash
+        lines = iter([dash + (text if text[0] == " " else " " + text[len(below) :]) for text in texts])
+        return ["".join([next(lines) for _ in value]) or " []" for value in values]
 
 
 def yaml_text(value: Json) -> str:
@@ -5369,8 +5396,8 @@ def progress_text(run: Document) -> str:
 def run_row(run: Json) -> list[str]:
     """RUN PROFILE STATUS PROGRESS UPDATED"""
     run = as_dict(run)
-    fields = [as_text(run.get(key)) for key in ("runId", "profileId", "status")]
-    return [*fields, progress_text(run), time_text(run.get("updatedAt"))]
+    run_id, profile, status = as_text(run.get("runId")), as_text(run.get("profileId")), as_text(run.get("status"))
+    return [run_id, profile, status, progress_text(run), time_text(run.get("updatedAt"))]
 
 
 def profile_row(profile: Json) -> list[str]:
@@ -5450,11 +5477,10 @@ def queried_items(pages: Iterable[Page], query: str) -> Json:
 
 def yaml_pages(pages: Iterable[Page]) -> Iterator[str]:
     """YAML of all items together, a text per page."""
-    writer = YamlWriter()
     empty = True
     for page in pages:
         if page.items:
-            yield writer.text(page.items) + "\n"
+            yield yaml_text(page.items) + "\n"
             empty = False
     if empty:
         yield "[]\n"
@@ -5483,6 +5509,11 @@ def show_list(
     if query:
         app.show(queried_items(pages, query), list, output, query)
         return
+    import gc
+
+    gc.set_threshold(
+        20_000
+    )  # a page has some thousand objects and no cycle: the collector need not walk them ten times
     wanted = app.format()
     if wanted == "table" and not output:
         table = Table(app.console, header)

@@ -86,9 +86,9 @@ IMPORTS = {
     "export run watch --help": START | {"textwrap"},
     "export run show": PARSED,  # a usage error
     "export run show RUN": ASKED | {"json.encoder"},
-    "export run ls": ASKED,
-    "export run ls --format yaml": ASKED,
-    "export profile list --format table": ASKED,
+    "export run ls": ASKED | {"gc"},
+    "export run ls --format yaml": ASKED | {"gc"},
+    "export profile list --format table": ASKED | {"gc"},
     "export run watch RUN --json": ASKED | {"json.encoder", "json.scanner", "shlex"},
     "export download RUN --output FILE": ASKED | {"base64", "errno", "fcntl", "hashlib", "json.encoder", "shlex",
                                                   "stat", "threading"},

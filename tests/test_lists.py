@@ -229,6 +229,16 @@ def test_forms_of_an_odd_list_are_not_remembered_without_end():
     assert all(len(level) <= stella.MAX_JSON_FORMS for level in indenter._levels)
 
 
+COLONS = ['[":"]', '["a",":"]', '[":",":"]', '{"":":"}', '{":":":"}', '{"a":":"}', '[{"a":"b"},":",{"a":"b"}]',
+          '["\\\\",":"]', '[{"a":"\\":\\""}]', '[["a",":","b"],{":":[":"]}]']
+
+
+@pytest.mark.parametrize("text", COLONS)
+def test_strings_that_look_like_the_space_between_others(text):
+    value = json.loads(text)
+    assert stella.JsonIndenter().indent(f'[{text}],"x":":"}}') == stella.json_text([value])
+
+
 @pytest.mark.parametrize("path", ["runId", "-1", "2"])
 def test_query_that_is_no_place_in_the_list(cli, gw, path):
     gw.make_run()

@@ -35,8 +35,8 @@ NO_ROOM = ()
 # not is in NOT_EVERYWHERE). sys.stdlib_module_names would say so only from 3.10 on, and only of that one Python.
 PLAIN_MODULES = {
     "__future__", "collections.abc", "typing", "os", "sys", "argparse", "datetime", "difflib", "email.utils", "errno",
-    "hashlib", "importlib", "json.scanner", "queue", "selectors", "shlex", "stat", "textwrap", "types", "unicodedata",
-    "uuid", "zlib", "compression.zstd", "tomllib", "fcntl", "msvcrt",
+    "gc", "hashlib", "importlib", "json.scanner", "queue", "selectors", "shlex", "stat", "textwrap", "types",
+    "unicodedata", "uuid", "zlib", "compression.zstd", "tomllib", "fcntl", "msvcrt",
 }
 PURE_MODULES = {"base64", "datetime", "hashlib", "ipaddress", "json", "json.encoder", "re", "urllib.parse"}
 NOT_EVERYWHERE = {"tomllib": "3.11", "compression.zstd": "3.14", "fcntl": "not on Windows", "msvcrt": "on Windows"}

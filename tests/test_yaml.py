@@ -67,24 +67,23 @@ def test_block(value, written):
     assert stella.yaml_text(value) == written
 
 
-def test_what_is_remembered_is_bounded_and_does_not_change_the_text():
-    values = [{f"key {number}": f"value-{number}", "no": "no"} for number in range(3000)]
-    writer = stella.YamlWriter()
-    assert writer.text(values) == "\n".join(stella.yaml_text([value]) for value in values)
-    assert len(writer._known) == len(writer._names) == stella.MAX_JSON_FORMS
-    assert writer.text([1]) == "- 1"
+ODD_NEIGHBOURS = [
+    {"a": 1, "b": "no"}, {"a": 2, "b": "yes "}, {"b": "x", "a": 3}, {"a": None, "b": "\x00"}, {"a": True, "b": 1},
+    {"a": 1.0, "b": {"a": 1}}, {"a": -0.0, "b": {}}, {"a": 0.0, "b": []}, {}, [], [1], [[], ["no"]], [[{"%s": "%"}]],
+    "no", "word", "no", 1, True, 1.0, 0, False, None, {"%(a)s": 1, LONG: {"b": 1}}, {"%(a)s": 1, LONG: {}},
+]  # fmt: skip
+
+
+def test_values_that_are_written_together_do_not_change_each_other():
+    assert stella.yaml_text(ODD_NEIGHBOURS) == "\n".join(stella.yaml_text([value]) for value in ODD_NEIGHBOURS)
+    assert stella.yaml_text([{"k": ODD_NEIGHBOURS}, {"k": ODD_NEIGHBOURS[:1]}]) == "\n".join((
+        stella.yaml_text([{"k": ODD_NEIGHBOURS}]), stella.yaml_text([{"k": ODD_NEIGHBOURS[:1]}])))
 
 
 @pytest.mark.parametrize(("value", "written"), [(float("inf"), "1.0e+400"), (-float("inf"), "-1.0e+400")])
 def test_what_python_made_of_a_number_that_is_too_large(value, written):
     """A list that was read plainly has it so."""
     assert stella.yaml_text(value) == written
-
-
-def test_only_short_strings_are_remembered():
-    writer = stella.YamlWriter()
-    writer.text([{"a" * 61: "b" * 63, "c" * 62: "d" * 64}])
-    assert (list(writer._names), sorted(writer._known)) == (["a" * 61], ["a" * 61, "b" * 63, "c" * 62])
 
 
 def test_a_deeper_value_than_any_reader_takes_is_an_error():
