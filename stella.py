@@ -1015,6 +1015,8 @@ class EventParser:
         at = 0
         while at < len(chunk):
             at = self._take_plain_blocks(chunk, at, events)
+            if at == len(chunk):
+                break
             end = chunk.find(b"\n\n", at) + 2
             end = end if end > 1 else len(chunk)
             events += self._take_lines(chunk[at:end])
@@ -2899,7 +2901,6 @@ class Console:
             raise LocalError("standard output is closed")
         self.clear_bar()
         try:
-            sys.stdout.flush()
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
@@ -3992,10 +3993,10 @@ class ChunkDecoder:
 
     def feed(self, data: bytes) -> bytes:
         """The payload in `data`, b"" being the end of the connection; raises IncompleteRead and HTTPException."""
-        import http.client
-
         if not data:
-            raise http.client.IncompleteRead(b"")
+            from http.client import IncompleteRead
+
+            raise IncompleteRead(b"")
         data = self._rest + data
         at, left, pieces = 0, self._left, []
         while at < len(data) and not self.ended:
@@ -4010,13 +4011,20 @@ class ChunkDecoder:
                 break
             size = data[at:end].partition(b";")[0].strip()
             if not size or size.strip(b"0123456789abcdefABCDEF") or len(size) > 16:
-                raise http.client.HTTPException("bad chunk size")
+                raise self._fault("bad chunk size")
             at, left = end + 1, int(size, 16) + 2
             self.ended = left == 2
         self._rest, self._left = data[at:], left
         if len(self._rest) > MAX_CHUNK_LINE_BYTES:
-            raise http.client.HTTPException("a chunk's size line without end")
+            raise self._fault("a chunk's size line without end")
         return b"".join(pieces)
+
+    @staticmethod
+    def _fault(text: str) -> Exception:
+        """Not for each of the chunks, of which a stream has one for each event: the import takes a microsecond."""
+        from http.client import HTTPException
+
+        return HTTPException(text)
 
 
 def _released(_: bool) -> None:
@@ -4085,6 +4093,7 @@ class Response:
         if self.raw.isclosed():
             return True
         self._socket.settimeout(0)
+        self._fresh = True  # peek() fills the buffer
         try:
             if self.raw.fp.peek(1):
                 return True
@@ -4164,7 +4173,8 @@ class Response:
 
     def read_stream(self, limit: int) -> bytes:
         """As read_some, but a body that is cut short is a TransportError wherever HTTP can tell. The connection is
-        not used again. http.client takes 10 us for each chunk, and a stream has one for each event.
+        not used again. http.client takes 10 us for each chunk, and a stream has one for each event; so does its buffer,
+        which is left out once it is empty.
         """
         if not self.raw.chunked:
             data = self.read_some(limit)
@@ -4174,7 +4184,9 @@ class Response:
         payload = b""
         while not payload and not self._chunks.ended:
             try:
-                payload = self._chunks.feed(self.raw.fp.read1(limit))
+                data = self.raw.fp.read1(limit) if self._fresh else self._socket.recv(limit)
+                self._fresh = self._fresh and len(data) == limit
+                payload = self._chunks.feed(data)
             except Exception as error:  # noqa: BLE001 - transport_error raises what it does not know
                 raise transport_error(error, self.url) from None
         return payload

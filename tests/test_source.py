@@ -784,7 +784,8 @@ def closed_output():
         def isatty(self):
             return False
 
-        def flush(self):
+        @property
+        def buffer(self):
             raise BrokenPipeError
 
         def fileno(self):
