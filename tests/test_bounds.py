@@ -82,8 +82,8 @@ PARSED = START | {"argparse", "signal"}
 ASKED = PARSED | {"http.client", "json", "re", "socket", "time", "urllib.parse"}
 IMPORTS = {
     "--version": START,
-    "--help": START | {"textwrap"},
-    "export run watch --help": START | {"textwrap"},
+    "--help": START,
+    "export run watch --help": START,
     "export run show": PARSED,  # a usage error
     "export run show RUN": ASKED | {"json.encoder"},
     "export run ls": ASKED | {"gc"},

@@ -35,7 +35,7 @@ NO_ROOM = ()
 # not is in NOT_EVERYWHERE). sys.stdlib_module_names would say so only from 3.10 on, and only of that one Python.
 PLAIN_MODULES = {
     "__future__", "collections.abc", "typing", "os", "sys", "argparse", "datetime", "difflib", "email.utils", "errno",
-    "gc", "hashlib", "importlib", "json.scanner", "queue", "selectors", "shlex", "stat", "textwrap", "types",
+    "gc", "hashlib", "importlib", "json.scanner", "queue", "selectors", "shlex", "stat", "types",
     "unicodedata", "uuid", "zlib", "compression.zstd", "tomllib", "fcntl", "msvcrt",
 }
 PURE_MODULES = {"base64", "datetime", "hashlib", "ipaddress", "json", "json.encoder", "re", "urllib.parse"}
