@@ -6560,7 +6560,8 @@ class Transfer:
     def receive(self, response: Response, piece: Piece, plan: Plan, tell: Callable[[], None]) -> None:
         """A body into its place, `tell` being called before each write; TransportError when it is cut short."""
         stop = plan.start + plan.length if plan.length is not None else piece.end
-        view = memoryview(bytearray(CHUNK_BYTES))
+        # the connections together have no more than 4 MiB
+        view = memoryview(bytearray(CHUNK_BYTES // min(self.connections, 4)))
         while stop is None or piece.at < stop:
             count = response.fill(view if stop is None else view[: stop - piece.at], self.app.clock)
             if not count:
