@@ -4535,6 +4535,16 @@ class HeadReader:
         self.file.close()
 
 
+def skip_trailers(file: Any) -> None:
+    """Reads what follows the last chunk to its end."""
+    import http.client
+
+    for _ in range(MAX_HEADERS):
+        if file.readline(MAX_HEADER_BYTES) in (b"\r\n", b"\n", b""):
+            return
+    raise http.client.HTTPException("too many trailers")
+
+
 def final_response_class() -> Any:
     """http.client's response with bounds. It takes any time for a head, and a cut one for whole; it skips any number of
     100 and takes 103 for the end; it reads any number of trailers, and a chunk of negative size to the end.
@@ -4574,10 +4584,7 @@ def final_response_class() -> Any:
             return size
 
         def _read_and_discard_trailer(self) -> None:
-            for _ in range(MAX_HEADERS):
-                if self.fp.readline(MAX_HEADER_BYTES) in (b"\r\n", b"\n", b""):
-                    return
-            raise http.client.HTTPException("too many trailers")
+            skip_trailers(self.fp)
 
     return FinalResponse
 
