@@ -2124,10 +2124,10 @@ SETTINGS = (
     Setting("client_cert", "path", "", (), "client_cert", "", "", "client certificate"),
     Setting("client_key", "path", "", (), "client_key", "", "", "its private key"),
     Setting("tls_strict", "switch", "", (), "tls_strict", True, "", "Python 3.13's strict CA checks"),
-    Setting("timeout", "number", "--timeout", (), "timeout", 30.0, "SECONDS", "longest wait for a byte; default 30"),
-    Setting("retries", "count", "--retries", (), "retries", 5, "N", "retries of one operation; default 5"),
+    Setting("timeout", "number", "--timeout", (), "timeout", 30.0, "SECONDS", "longest wait for a byte, or for a whole head"),
+    Setting("retries", "count", "--retries", (), "retries", 5, "N", "retries of one operation"),
     Setting("retry_delay", "number", "--retry-delay", (), "retry_delay", 0.5, "SECONDS",
-            "base delay between retries; default 0.5"),
+            "base delay between retries"),
     Setting("dpop_key", "path", "", ("STELLA_DPOP_KEY",), "dpop_key", "", "", "DPoP key (RFC 9449)"),
     Setting("cosign", "text", "", ("STELLA_COSIGN",), "", "", "", "cosign program"),
     Setting("zstd", "text", "", ("STELLA_ZSTD",), "", "", "", "zstd program"),
@@ -8104,7 +8104,10 @@ GROUPS = {
 SETTING_KINDS = {"number": "seconds", "count": "integer", "path": "file", "text": "text"}
 GLOBALS = (
     *(
-        Arg(row.flag, row.help, row.metavar, SETTING_KINDS[row.kind], choices=FORMATS if row.name == "format" else ())
+        Arg(
+            row.flag, row.help + ("; default %g" % row.default if row.kind in ("number", "count") else ""), row.metavar,
+            SETTING_KINDS[row.kind], choices=FORMATS if row.name == "format" else (),
+        )
         for row in SETTINGS
         if row.flag
     ),
