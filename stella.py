@@ -133,6 +133,7 @@ SPLIT_BYTES = 2 * MIB  # a rest of at least this much is shared with a connectio
 RECORD_SHARE = 10.0  # flushing .part and its sidecar takes at most one such part of the time
 AFTERWORD_SECONDS = 2.0  # for the end of a body that should have ended
 PAGE_ITEMS = 200
+LIST_OBJECTS = 20_000  # before the collector looks for cycles: a page has thousands of objects, and none
 RECENT_RUNS = 50
 MAX_OPENINGS = 100  # of a .part that another process renames each time
 MAX_BACKOFF_SECONDS = 30.0
@@ -2124,7 +2125,8 @@ SETTINGS = (
     Setting("client_cert", "path", "", (), "client_cert", "", "", "client certificate"),
     Setting("client_key", "path", "", (), "client_key", "", "", "its private key"),
     Setting("tls_strict", "switch", "", (), "tls_strict", True, "", "Python 3.13's strict CA checks"),
-    Setting("timeout", "number", "--timeout", (), "timeout", 30.0, "SECONDS", "longest wait for a byte, or for a whole head"),
+    Setting("timeout", "number", "--timeout", (), "timeout", 30.0, "SECONDS",
+            "longest wait for a byte, or for a whole head"),
     Setting("retries", "count", "--retries", (), "retries", 5, "N", "retries of one operation"),
     Setting("retry_delay", "number", "--retry-delay", (), "retry_delay", 0.5, "SECONDS",
             "base delay between retries"),
@@ -5525,14 +5527,12 @@ def show_list(
     app: App, pages: Iterable[Page], header: Sequence[str], row: Callable[[Json], list[str]], output: str, query: str
 ) -> None:
     """A list as table, JSON or YAML, in constant memory: each page leaves before the next one is asked for."""
+    import gc
+
     if query:
         app.show(queried_items(pages, query), list, output, query)
         return
-    import gc
-
-    gc.set_threshold(
-        20_000
-    )  # a page has some thousand objects and no cycle: the collector need not walk them ten times
+    gc.set_threshold(LIST_OBJECTS)
     wanted = app.format()
     if wanted == "table" and not output:
         table = Table(app.console, header)
