@@ -3918,9 +3918,10 @@ class ArchiveSource:
 #
 # The only sockets. http.client and not urllib: urllib sends Authorization on to other hosts at a
 # redirect, buffers nothing we could count, hides the connection whose silence we must notice, and costs
-# 27 ms of imports. One attempt is `exchange`, all attempts are `fetch`. What identifies the user or the
-# work (token, tenant, DPoP proof, client certificate, trace id) is given out after one question:
-# `is_trusted`: the gateway's own origin, not anonymous, and no redirect ever led away from it.
+# 27 ms of imports. One request is `send`, one attempt with its redirects `exchange`, all attempts are
+# `fetch`. What identifies the user or the work (token, tenant, DPoP proof, client certificate, trace id)
+# is given out after one question: `is_trusted`: the gateway's own origin, not anonymous, and no redirect
+# ever led away from it.
 # ==================================================================================================
 
 
@@ -4895,7 +4896,7 @@ class Http:
         connection.response_class = final_response_class()
         return connection
 
-    def _take(self, request: Request, timeout: float) -> tuple[Any, bool]:
+    def _idle_or_new(self, request: Request, timeout: float) -> tuple[Any, bool]:
         """(connection, True when it was used before)."""
         while True:
             try:  # in one step: the connections of a download share what is idle
@@ -4914,7 +4915,7 @@ class Http:
         timeout = self.timeout(request.timeout)
         while True:
             headers = self.headers(request)
-            connection, used = self._take(request, timeout)
+            connection, used = self._idle_or_new(request, timeout)
             try:
                 raw, used_socket = self._roundtrip(connection, request, headers)
             except Exception as error:  # noqa: BLE001 - tls_error raises what it does not know
@@ -5762,7 +5763,7 @@ class Watcher:
                     return
                 events = self.parser.feed(chunk)
                 self.arrived += len(events)
-                batch = self._take([event for event in events if self.seen.is_new(event)])
+                batch = self._note([event for event in events if self.seen.is_new(event)])
                 if batch:
                     yield batch
                     news_at = clock.monotonic()
@@ -5775,7 +5776,7 @@ class Watcher:
         finally:
             response.close()
 
-    def _take(self, batch: list[Event]) -> list[Event]:
+    def _note(self, batch: list[Event]) -> list[Event]:
         """Notes what the events of a batch say; what follows a terminal event is cut off."""
         for index, event in enumerate(batch):
             if event.type in FINAL_EVENTS:
@@ -5863,7 +5864,7 @@ class Watcher:
         for kind, data in implied:
             text = json_text({"runId": self.run_id, **data}, pretty=False)
             batch.append(Event(kind, text.encode("utf-8", "backslashreplace").decode("utf-8"), "", False))
-        return self._take(batch)
+        return self._note(batch)
 
     def _is_shown(self, progress: Document) -> bool:
         """True when the last progress shown, by an event or by polling, said the same."""
@@ -5982,13 +5983,13 @@ class WatchView:
     def show(self, batch: list[Event], trouble: str) -> None:
         """Takes in a batch of events; an empty one redraws."""
         for event in batch:
-            self._take(event)
+            self._take_in(event)
             if not self.console.bars:
                 self._line()
         if self.console.bars:
             self._draw(trouble)
 
-    def _take(self, event: Event) -> None:
+    def _take_in(self, event: Event) -> None:
         data = as_dict(event_value(event.data))
         if event.type == "run.warning":
             text = as_text(data.get("message")) or event.data
