@@ -233,6 +233,7 @@ PEMS = {
     "nothing between": (b"-----BEGIN PUBLIC KEY----------END PUBLIC KEY-----",
         "is not a public key that can be used: its text is empty"),
     "no base64": (GOOD.replace(b"M", b"?", 1), "is not a public key that can be used: its text is empty"),
+    "an archive around it": (b"export.pub\0\0" + GOOD + b"\0", "is no text with the PEM block of a public key"),
     "half a base64": (GOOD.replace(b"==", b"=", 1), "is not a public key that can be used: its text is not base64"),
 }  # fmt: skip
 

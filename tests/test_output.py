@@ -393,6 +393,17 @@ def test_output_keeps_the_mode_of_the_file_it_replaces(cli, gw, tmp_path):
     assert len(json.loads(target.read_bytes())) > 1
 
 
+def test_output_to_a_terminal_by_its_number_is_exit_1(cli, gw):
+    terminals = os.openpty()
+    try:
+        done = cli("profile", "list", "--output", f"/dev/fd/{terminals[1]}", gw=gw)
+    finally:
+        for each in terminals:
+            os.close(each)
+    assert (done.code, done.out) == (1, ""), done
+    assert "is a terminal\n  use - for standard output" in done.err
+
+
 @pytest.mark.parametrize(("name", "told"), [("folder", "it is a folder"), ("new/", "it ends in /; name a file"),
                                             ("file/x.json", "x.json")])
 def test_output_that_cannot_be_written_is_exit_1(cli, gw, tmp_path, name, told):
