@@ -2099,7 +2099,7 @@ class Setting:
         text: str,
     ) -> None:
         self.name = name
-        self.kind = kind  # text, path, number, count, switch
+        self.kind = kind  # text, path, switch, or a kind of NUMBERS
         self.flag = flag
         self.environment = environment
         self.key = key
@@ -2109,6 +2109,16 @@ class Setting:
 
 
 FORMATS = ("table", "json", "yaml")
+# Kinds of numbers, in a profile file and on the command line: what it is, whether it is whole, from, to.
+NUMBERS = {
+    "wait": ("a number of seconds", False, 0.001, 86400),
+    "seconds": ("a number of seconds", False, 0, 86400),
+    "count": ("a whole number", True, 0, 1000),
+    "long": ("a number of seconds", False, 0, 10_000_000),
+    "days": ("a number of days", False, 0, 10_000_000),
+    "integer": ("a whole number", True, 0, 10_000_000),
+    "connections": ("a whole number", True, 1, MAX_CONNECTIONS),
+}
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 SETTINGS = (
     Setting("server", "text", "--server", ("STELLA_SERVER",), "server", "https://stella.local", "URL", "gateway root"),
@@ -2125,10 +2135,10 @@ SETTINGS = (
     Setting("client_cert", "path", "", (), "client_cert", "", "", "client certificate"),
     Setting("client_key", "path", "", (), "client_key", "", "", "its private key"),
     Setting("tls_strict", "switch", "", (), "tls_strict", True, "", "Python 3.13's strict CA checks"),
-    Setting("timeout", "number", "--timeout", (), "timeout", 30.0, "SECONDS",
+    Setting("timeout", "wait", "--timeout", (), "timeout", 30.0, "SECONDS",
             "longest wait for a byte, or for a whole head"),
     Setting("retries", "count", "--retries", (), "retries", 5, "N", "retries of one operation"),
-    Setting("retry_delay", "number", "--retry-delay", (), "retry_delay", 0.5, "SECONDS",
+    Setting("retry_delay", "seconds", "--retry-delay", (), "retry_delay", 0.5, "SECONDS",
             "base delay between retries"),
     Setting("dpop_key", "path", "", ("STELLA_DPOP_KEY",), "dpop_key", "", "", "DPoP key (RFC 9449)"),
     Setting("cosign", "text", "", ("STELLA_COSIGN",), "", "", "", "cosign program"),
@@ -2311,18 +2321,16 @@ def fits_kind(value: Json, kind: str) -> bool:
         return isinstance(value, str)
     if kind == "switch":
         return isinstance(value, bool)
-    if kind == "count":
-        return type(value) is int and 0 <= value <= 1000
-    return type(value) in (int, float) and 0 <= value <= 86400
+    _, whole, low, high = NUMBERS[kind]
+    return (type(value) is int or (type(value) is float and not whole)) and low <= value <= high
 
 
-KINDS = {
-    "text": "a string",
-    "path": "a string, the path of a file",
-    "number": "a number of seconds from 0 to 86400",
-    "count": "a whole number from 0 to 1000",
-    "switch": "true or false",
-}
+KINDS = {"text": "a string", "path": "a string, the path of a file", "switch": "true or false"}
+
+
+def kind_words(kind: str) -> str:
+    """What a value of this kind is, for a message."""
+    return KINDS.get(kind) or "%s from %s to %s" % (NUMBERS[kind][0], *NUMBERS[kind][2:])
 
 
 def load_profile(name: str, warnings: list[str]) -> Document:
@@ -2339,7 +2347,7 @@ def load_profile(name: str, warnings: list[str]) -> Document:
         if setting is None:
             wrong.append("unknown key %s" % quoted(key))
         elif not fits_kind(value, setting.kind):
-            wrong.append("key %s must be %s" % (quoted(key), KINDS[setting.kind]))
+            wrong.append("key %s must be %s" % (quoted(key), kind_words(setting.kind)))
         elif setting.kind == "path":
             table[key] = os.path.join(os.path.dirname(path), os.path.expanduser(value))
     if "token" in table and "token_file" in table:
@@ -2400,9 +2408,6 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
     values["allow_http"] = bool(flags.get("allow_http"))
     if values["format"] not in ("", *FORMATS):
         raise ConfigError("%s is %s, none of table, json, yaml" % (sources["format"], quoted(values["format"])))
-    if values["timeout"] == 0:
-        kind = UsageError if sources["timeout"] == "--timeout" else ConfigError
-        raise kind("%s must be more than 0 seconds" % sources["timeout"])
     if not with_token:
         values["token"] = ""
     elif values["token_file"] and "token" not in sources:
@@ -3686,7 +3691,7 @@ def ask_verifier(
     if status < 0:
         raise ConfigError("%s was ended by signal %d" % (printable(verifier.path), -status))
     said = (err or out).decode("utf-8", "replace").strip().splitlines() or ["exit status %d" % status]
-    return status, said[-1][:200]
+    return status, said[-1].rpartition("error during command execution: ")[2][:200]  # as cosign begins every one
 
 
 def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature: bytes, unset: str = "") -> str:
@@ -3708,11 +3713,11 @@ def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature:
     if verifier.name == "builtin":
         x, y = key.numbers
         good = verify_p256((x, y), digest.digest(), *parse_ecdsa_signature(raw))
-        return "" if good else "the signature does not belong to this file and key"
+        return "" if good else "not good for this file and key"
     sigstore = signature.lstrip()[:1] == b"{"
     status, said = ask_verifier(verifier, key, blob, raw, sigstore, unset)
     if status != 0:
-        return "%s refuses the signature: %s" % (verifier.name, said)
+        return "not good for this file and key, says %s: %s" % (verifier.name, said)
     if not verifier.proven:
         # One that says yes to everything is no verifier: the same signature over other bytes must be refused.
         if ask_verifier(verifier, key, b"not " + blob, raw, sigstore, unset)[0] == 0:
@@ -5372,20 +5377,33 @@ class App:
         if self._gateway is not None:
             self._gateway.http.close()
 
-    def format(self) -> str:
-        """table, json or yaml: what was asked for, else a table on a terminal and JSON elsewhere."""
-        return self.config.format or ("table" if self.console.out_is_terminal else "json")
+    def format(self, output: str = "") -> str:
+        """table, json or yaml: what was asked for, else a table on a terminal and JSON elsewhere.
+
+        --output has full documents and never a table (contract 4).
+        """
+        wanted = self.config.format or ("table" if self.console.out_is_terminal else "json")
+        if wanted != "table" or not output:
+            return wanted
+        if self.config.source("format") == "--format":
+            self.console.warn("--output gets the full JSON; leave it out for the table")
+        return "json"
+
+    def say_verdict(self, text: str, output: str) -> None:
+        """What a table ends with, on standard error where the report is a document for programs."""
+        if output or self.format() != "table":
+            self.console.err("stella: " + text)
 
     def show(self, document: Json, view: Callable[[], list[str]], output: str = "", query: str = "") -> None:
         """A document as --query, --output and --format ask for it; `view` makes the lines of the table form."""
-        wanted = self.format()
         if query:
             value = query_value(document, query)
             text = value if isinstance(value, str) else json_text(value)
-        elif wanted == "table" and not output:
-            self.console.view(view())
-            return
         else:
+            wanted = self.format(output)
+            if wanted == "table":
+                self.console.view(view())
+                return
             text = yaml_text(document) if wanted == "yaml" else json_text(document)
         self.write([text + "\n"], output)
 
@@ -5534,8 +5552,8 @@ def show_list(
         app.show(queried_items(pages, query), list, output, query)
         return
     gc.set_threshold(LIST_OBJECTS)
-    wanted = app.format()
-    if wanted == "table" and not output:
+    wanted = app.format(output)
+    if wanted == "table":
         table = Table(app.console, header)
         for page in pages:
             lines = table.lines([row(item) for item in page.items])
@@ -7130,8 +7148,17 @@ def raise_for_checks(run_id: str, checks: Sequence[Check]) -> None:
             raise check.error
 
 
+def verdict_text(report: Document) -> str:
+    """What a report comes to; the word "verified" only where it is true."""
+    statuses = {check["name"]: check["status"] for check in report["checks"]}
+    verdict = "verified" if report["verified"] else "REFUSED" if "fail" in statuses.values() else "NOT VERIFIED"
+    if report["verified"] and statuses.get("bundle") == "skipped":
+        verdict = "verified, documents only; --bundle checks the bundle too"
+    return "run %s: %s" % (printable(report["runId"]), verdict)
+
+
 def verify_view(report: Document) -> list[str]:
-    """The report for people; the verdict comes once, last, and the word "verified" only where it is true."""
+    """The report for people; the verdict comes once, last."""
     checks, verifier, key = report["checks"], report["verifier"], report["key"]
     lines = ["%-8s %-21s %s" % (check["status"], check["name"], printable(check["detail"])) for check in checks]
     lines += [
@@ -7151,12 +7178,7 @@ def verify_view(report: Document) -> list[str]:
         lines.append("not checked: " + ", ".join(skipped))
     if report["unlisted"]:
         lines.append("not checked, in the kit: " + printable(", ".join(report["unlisted"])))
-    refused = any(check["status"] == "fail" for check in checks)
-    verdict = "verified" if report["verified"] else "REFUSED" if refused else "NOT VERIFIED"
-    if report["verified"] and "bundle" in skipped:
-        verdict = "verified, documents only; --bundle checks the bundle too"
-    lines.append("run %s: %s" % (printable(report["runId"]), verdict))
-    return lines
+    return [*lines, verdict_text(report)]
 
 
 # ---- kit -----------------------------------------------------------------------------------------
@@ -7552,7 +7574,7 @@ def doctor_view(report: Document) -> list[str]:
 class Arg:
     """An argument: a positional (`RUN`), an option (`--reason`) or a flag (`--resume`).
 
-    kind: text, id, file, integer, seconds, days, switch (`--x`, `--x=false`), flag, list (repeatable).
+    kind: text, id, file, a kind of NUMBERS, switch (`--x`, `--x=false`), flag, list (repeatable).
     """
 
     __slots__ = ("choices", "default", "kind", "metavar", "name", "required", "text")
@@ -7596,7 +7618,7 @@ class Command:
 RUN = Arg("RUN", "run id", kind="id")
 PROFILE = Arg("PROFILE", "export profile id", kind="id")
 QUERY = Arg("--query", "print only the value at this dotted path, such as runId or progress.percent", "PATH")
-DEADLINE = Arg("--deadline", "give up with exit 14 when the run is still active after this time", "SECONDS", "seconds")
+DEADLINE = Arg("--deadline", "give up with exit 14 when the run is still active after this time", "SECONDS", "long")
 OFFLINE = Arg("--offline", "do not ask the registries of oci descriptors", kind="flag")
 REACH = (
     EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_VALIDATION, EXIT_MISSING, EXIT_QUOTA, EXIT_NETWORK, EXIT_CONFIG,
@@ -7892,16 +7914,8 @@ RUN_CANCEL = Command(
 )  # fmt: skip
 
 
-def check_connections(args: Any) -> None:
-    """--connections N, 1 to 16."""
-    args.connections = CONNECTIONS if args.connections is None else args.connections
-    if not 1 <= args.connections <= MAX_CONNECTIONS:
-        raise UsageError("--connections takes a number from 1 to %d" % MAX_CONNECTIONS)
-
-
 def cmd_download(app: App, args: Any) -> int:
     """GET /api/export/runs/{id}/download"""
-    check_connections(args)
     run = fetch_finished_run(app, args.run_id)
     check_run_registries(app, run, args.offline)
     if args.output == "-" and app.console.out_is_terminal:
@@ -7921,7 +7935,10 @@ def cmd_download(app: App, args: Any) -> int:
     return EXIT_OK
 
 
-PARALLEL = Arg("--connections", "fetch a bundle of 64 MiB or more by up to N at once (default 4)", "N", "integer")
+PARALLEL = Arg(
+    "--connections", "fetch a bundle of 64 MiB or more by up to N at once (default 4)", "N", "connections",
+    default=CONNECTIONS,
+)  # fmt: skip
 DOWNLOAD = Command(
     "export download", "Download a run's bundle; only the whole, right file gets its name.", cmd_download,
     (
@@ -7988,6 +8005,7 @@ def cmd_verify(app: App, args: Any) -> int:
     checks, report = verify_all(app, args.run_id, evidence, key, verifier, args)
     app.show(report, lambda: verify_view(report), args.output)
     raise_for_checks(args.run_id, checks)
+    app.say_verdict(verdict_text(report), args.output)
     return EXIT_OK
 
 
@@ -8017,7 +8035,6 @@ VERIFY = Command(
 
 def cmd_kit(app: App, args: Any) -> int:
     """The run, its documents, their signatures and its bundle; with --key the checks of verify."""
-    check_connections(args)
     if args.output in ("", "-"):
         raise UsageError(
             "kit needs --output DIR, the folder that crosses the gap", hint="see: stella export kit --help"
@@ -8036,6 +8053,8 @@ def cmd_kit(app: App, args: Any) -> int:
         checks, report["verification"] = verify_all(app, args.run_id, evidence, *signer, args)
     app.show(report, lambda: kit_view(report))
     raise_for_checks(args.run_id, checks)
+    if signer:
+        app.say_verdict(verdict_text(report["verification"]), "")
     return EXIT_OK
 
 
@@ -8062,6 +8081,7 @@ def cmd_doctor(app: App, args: Any) -> int:
     if not report["ready"]:
         names = ", ".join(row.name for row in findings if row.status == "fail")
         raise ConfigError("this host is not ready: %s" % names, hint="the report says what to do about each")
+    app.say_verdict("this host is ready", args.output)
     return EXIT_OK
 
 
@@ -8102,12 +8122,11 @@ GROUPS = {
     ("export", "profile"): "Export profiles: what a run packs and where it goes.",
     ("export", "run"): "Runs: submit, list, show, watch, cancel.",
 }
-SETTING_KINDS = {"number": "seconds", "count": "integer", "path": "file", "text": "text"}
 GLOBALS = (
     *(
         Arg(
-            row.flag, row.help + ("; default %g" % row.default if row.kind in ("number", "count") else ""), row.metavar,
-            SETTING_KINDS[row.kind], choices=FORMATS if row.name == "format" else (),
+            row.flag, row.help + ("; default %g" % row.default if row.kind in NUMBERS else ""), row.metavar,
+            "file" if row.kind == "path" else row.kind, choices=FORMATS if row.name == "format" else (),
         )
         for row in SETTINGS
         if row.flag
@@ -8429,18 +8448,19 @@ def split_argv(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str], list[st
     return words, head, list(argv[index:])
 
 
-def number_parser(low: float, whole: bool) -> Callable[[str], float]:
-    """An argparse type: a finite number from `low` to 10 million."""
+def number_parser(kind: str) -> Callable[[str], float]:
+    """An argparse type: a number of one of the kinds of NUMBERS."""
     from argparse import ArgumentTypeError
+
+    _, whole, low, high = NUMBERS[kind]
 
     def parse(text: str) -> float:
         try:
             value = int(text) if whole else float(text)
         except ValueError:
             value = -1
-        if not low <= value <= 10_000_000 or not text.isascii() or "_" in text:
-            kind = "a whole number" if whole else "a number"
-            raise ArgumentTypeError("takes %s from %d to 10000000, not %s" % (kind, low, quoted(text)))
+        if not low <= value <= high or not text.isascii() or "_" in text:
+            raise ArgumentTypeError("takes %s, not %s" % (kind_words(kind), quoted(text)))
         return value
 
     return parse
@@ -8452,6 +8472,8 @@ def build_parser(rows: Sequence[Arg], usage: str, suppress: bool) -> Any:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
+            if message.startswith("argument "):  # `argument --tail: takes ...`
+                message = message[9:].replace(": takes", " takes", 1)
             before, mark, words = message.partition("unrecognized arguments: ")
             first = words.partition(" ")[0].partition("=")[0]  # what follows may be a secret: --token is often tried
             raise UsageError(before + mark + first, hint=option_hint(first, rows, usage))
@@ -8463,9 +8485,6 @@ def build_parser(rows: Sequence[Arg], usage: str, suppress: bool) -> Any:
         argument_default=argparse.SUPPRESS if suppress else None,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80),  # without a width it imports shutil
     )
-    types: dict[str, Any] = {
-        "integer": number_parser(0, True), "seconds": number_parser(0, False), "days": number_parser(0, False),
-    }  # fmt: skip
     for row in rows:
         options: dict[str, Any] = {"dest": row.dest} if row.name[0] == "-" else {}
         if row.kind == "flag":
@@ -8473,7 +8492,11 @@ def build_parser(rows: Sequence[Arg], usage: str, suppress: bool) -> Any:
         elif row.kind == "switch":
             options.update(nargs="?", const=True, type=parse_bool)
         else:
-            options.update(type=types.get(row.kind, str), metavar=row.metavar or row.name)
+            options.update(
+                type=number_parser(row.kind) if row.kind in NUMBERS else str, metavar=row.metavar or row.name
+            )
+            if row.default is not None:
+                options["default"] = row.default
             if row.choices:
                 options["choices"] = row.choices
             if row.kind == "list":

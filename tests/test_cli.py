@@ -125,7 +125,7 @@ USAGE = {
                     "did you mean: --selector"),
     "token before": (("--token", "abcdef", "export", "run", "ls"), "arguments: --token", "export STELLA_TOKEN=...; "),
     "token after": (("export", "run", "ls", "--token=abcdef"), "arguments: --token", "export STELLA_TOKEN=...; "),
-    "unknown shell": (("completion", "tcsh"), "argument SHELL: invalid choice: 'tcsh'", "see: stella completion"),
+    "unknown shell": (("completion", "tcsh"), "SHELL: invalid choice: 'tcsh'", "see: stella completion"),
     "command without its group": (("run", "ls"), '"run" is no command of stella', "there is: completion, doctor"),
     "group alone": (("export", "run"), "stella export run needs a command: cancel, ls, ",
                     "see: stella export run --help"),
@@ -142,17 +142,34 @@ USAGE = {
     "option without its value": (("export", "run", "ls", "--tail"), "--tail: expected one argument", "see: "),
     "value for a flag": (("export", "run", "ls", "--all=yes"), "--all: ignored explicit argument", "see: "),
     "unknown format": (("export", "run", "ls", "--format", "xml"), "--format: invalid choice", "see: "),
-    "not a number": (("export", "run", "ls", "--tail", "ten"),
-                     'argument --tail: takes a whole number from 0 to 10000000, not "ten"', "see: "),
-    "negative": (("export", "run", "ls", "--retries=-1"), "--retries: takes a whole number from 0 ", "see: "),
-    "not finite": (("export", "run", "ls", "--timeout", "nan"), "--timeout: takes a number from 0 ", "see: "),
-    "no time": (("export", "run", "ls", "--timeout", "0"), "--timeout must be more than 0 seconds", ""),
-    "endless": (("export", "run", "ls", "--retry-delay", "inf"), "--retry-delay: takes a number from 0 ", "see: "),
     "switch": (("export", "run", "submit", "p", "--allow-empty=maybe"), "invalid true or false value", "see: "),
     "both ways": (("export", "run", "watch", "X", "--follow", "--no-follow"), "cannot stand together", ""),
     "all and some": (("export", "run", "ls", "--all", "--tail", "3"), "cannot stand together", ""),
     "control characters": (("export", "\x1b[2Jrun"), r'"\x1b[2Jrun" is no command', ""),
 }
+
+
+BAD_NUMBERS = {  # option: the command that takes it, what it takes, wrong ones beside those that are wrong for all
+    "--timeout": ("run ls", "a number of seconds from 0.001 to 86400", ("0", "86401")),
+    "--retry-delay": ("run ls", "a number of seconds from 0 to 86400", ("86401",)),
+    "--retries": ("run ls", "a whole number from 0 to 1000", ("1001", "1.5")),
+    "--tail": ("run ls", "a whole number from 0 to 10000000", ("10000001", "1.5")),
+    "--deadline": ("run watch X", "a number of seconds from 0 to 10000000", ("10000001",)),
+    "--connections": ("download X", "a whole number from 1 to 16", ("0", "17", "1.5")),
+    "--max-age": ("verify X --kit K --key K", "a number of days from 0 to 10000000", ("10000001",)),
+}
+USAGE.update({f"{option} {text}": (
+    ("export", *command.split(), f"{option}={text}"), f'stella: {option} takes {kind}, not "{text}"', "see: stella ")
+    for option, (command, kind, more) in BAD_NUMBERS.items()
+    for text in ("", "ten", "-1", "nan", "inf", "1e999", "1_0", "\u0661", *more)})  # fmt: skip
+
+
+def test_every_number_has_bounds():
+    """The same on the command line and in a profile file."""
+    rows = [*stella.GLOBALS, *(arg for command in stella.COMMANDS for arg in command.args)]
+    assert {row.name for row in rows if row.kind in stella.NUMBERS} == set(BAD_NUMBERS)
+    kinds = {setting.flag: setting.kind for setting in stella.SETTINGS if setting.kind in stella.NUMBERS}
+    assert kinds.items() <= {row.name: row.kind for row in stella.GLOBALS}.items()
 
 
 @pytest.mark.parametrize("case", USAGE)
@@ -308,12 +325,25 @@ def test_formats(cli, gw, run_id):
     assert header == ["RUN", "PROFILE", "STATUS", "PROGRESS", "UPDATED"]
 
 
-def test_output_holds_the_full_json_even_where_a_table_is_shown(cli, gw, run_id, tmp_path):
+@pytest.mark.parametrize("words", [("run", "show"), ("run", "ls")], ids=" ".join)
+def test_output_holds_the_full_json_and_a_table_that_was_asked_for_is_not_left_out_in_silence(
+        cli, gw, run_id, tmp_path, words):
     target = tmp_path / "new" / "folder" / "run.json"
-    done = cli("run", "show", run_id, "--format", "table", "--output", target, gw=gw)
-    assert (done.code, done.out) == (0, "")
-    assert json.loads(target.read_bytes()) == gw.show(run_id)
-    assert cli("run", "show", run_id, "--format", "table", "--output", "-", gw=gw).json() == gw.show(run_id)
+    words, whole = ((*words, run_id), gw.show(run_id)) if words[1] == "show" else (words, [gw.show(run_id)])
+    done = cli(*words, "--format", "table", "--output", target, gw=gw)
+    warning = "stella: warning: --output gets the full JSON; leave it out for the table\n"
+    assert (done.code, done.out, done.err) == (0, "", warning)
+    assert json.loads(target.read_bytes()) == whole
+    done = cli(*words, "--format", "table", "--output", "-", gw=gw)
+    assert (done.json(), done.err) == (whole, warning)
+
+
+def test_a_table_that_is_only_the_profile_file_s_habit_is_left_out_in_silence(cli, gw, run_id, tmp_path):
+    folder = Path(os.environ["HOME"], ".stella", "profiles")
+    folder.mkdir(parents=True)
+    (folder / "p.toml").write_text("format = 'table'\n")
+    done = cli("--profile", "p", "export", "run", "show", run_id, "--output", tmp_path / "run.json", gw=gw, whole=True)
+    assert (done.code, done.err) == (0, "")
 
 
 def test_output_is_whole_or_not_there(cli, gw, tmp_path):

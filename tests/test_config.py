@@ -173,7 +173,7 @@ WRONG = {  # file: what the error must name, with tomllib and with the flat read
     "text for a switch": ("tls_strict = 'no'\n", 'key "tls_strict" must be true or false', 'key "tls_strict" must be'),
     "two tokens": ("token = 'a'\ntoken_file = 'b'\n", "token and token_file cannot", "token and token_file cannot"),
     "format": ("format = 'xml'\n", 'format in profile prod is "xml"', 'format in profile prod is "xml"'),
-    "no time": ("timeout = 0\n", "timeout in profile prod must be more than 0", "timeout in profile prod must be"),
+    "no time": ("timeout = 0\n", "must be a number of seconds from 0.001 to 86400", 'key "timeout" must be'),
     "server without scheme": ("server = 'stella.local'\n", "server in profile prod is not", "server in profile prod"),
     "bare word": ("tenant = acme\n", "line 1", "line 1"),
     "no value": ("tenant =\n", "line 1", "line 1"),

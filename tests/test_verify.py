@@ -383,11 +383,41 @@ FAKES = {
     "says-no-to-everything": (
         '[ "$1 $4" != \'verify-blob \' ]; case "$*" in *--help) exit 0;; esac; echo no; exit 1',
         20,
-        "refuses the signature",
+        "not good for this file and key, says cosign: no",
     ),
     "is-killed": ('case "$*" in *--help) exit 0;; esac; kill -9 $$', 30, "ended by signal 9"),
     "knows-nothing": ("exit 1", 30, "is no cosign 2 or newer"),
 }
+
+
+@pytest.mark.parametrize("verifier", VERIFIERS)
+def test_a_wrong_key_is_told_of_in_our_words_before_the_verifier_s(cli, tmp_path, verifier):
+    kit = Kit()
+    kit.key = public_key("other")
+    done = run(cli, kit.write(tmp_path / "kit"), verifier)
+    assert done.code == 20, done
+    ours, name = "not good for this file and key", verifier.partition("-")[0]
+    for detail in [check["detail"] for check in done.json()["checks"][:2]]:
+        assert detail == ours if name == "builtin" else detail.startswith(f"{ours}, says {name}: "), detail
+        assert "command execution" not in detail
+
+
+VERDICTS = {"run RUN: verified": (), "run RUN: verified, documents only; --bundle checks the bundle too": ("--bundle",)}
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+@pytest.mark.parametrize("form", ["json", "yaml", "table"])
+def test_a_verdict_is_said_once_on_standard_error_where_the_report_is_a_document(cli, tmp_path, form, verdict):
+    words = Kit().write(tmp_path / "kit")
+    for option in VERDICTS[verdict]:
+        at = words.index(option)
+        words = [*words[:at], *words[at + 2:]]
+    done = cli(*words, "--format", form)
+    line = verdict.replace("RUN", "run-20251029-01")
+    assert (done.code, done.err) == (0, "" if form == "table" else f"stella: {line}\n")
+    assert (done.out.splitlines()[-1] == line) == (form == "table")
+    done = cli(*words, "--output", tmp_path / "report")
+    assert (done.out, done.err) == ("", f"stella: {line}\n")
 
 
 @pytest.mark.parametrize("name", sorted(FAKES))
