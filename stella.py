@@ -628,7 +628,8 @@ def encode_id(text: str, what: str) -> str:
     from urllib.parse import quote
 
     if text in ("", ".", ".."):
-        raise ValidationError("%s is not a %s id" % (quoted(text), what))
+        hint = "list them with: stella export %s" % ("run ls" if what == "run" else "profile list")
+        raise ValidationError("%s is not a %s id" % (quoted(text), what), hint=hint)
     try:
         return quote(text, safe="")
     except UnicodeEncodeError:
@@ -636,14 +637,11 @@ def encode_id(text: str, what: str) -> str:
 
 
 def parse_bool(text: str) -> bool:
-    """`true` or `false` as the guide writes them in --allow-empty=false."""
+    """`true` or `false` as the guide writes them in --allow-empty=false; ValueError for anything else."""
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if text.lower() not in words:
-        raise ValueError("%s is neither true nor false" % quoted(text))
+        raise ValueError
     return words[text.lower()]
-
-
-parse_bool.__name__ = "true or false"  # as argparse's messages call it
 
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -2099,7 +2097,7 @@ class Setting:
         text: str,
     ) -> None:
         self.name = name
-        self.kind = kind  # text, path, switch, or a kind of NUMBERS
+        self.kind = kind  # of KINDS or NUMBERS
         self.flag = flag
         self.environment = environment
         self.key = key
@@ -2126,7 +2124,7 @@ SETTINGS = (
             "tenant, for tokens of several tenants"),
     Setting("token", "text", "", ("STELLA_TOKEN",), "token", "", "", "bearer token"),
     Setting("token_file", "path", "", (), "token_file", "", "", "file that holds the token"),
-    Setting("format", "text", "--format", (), "format", "", "table|json|yaml",
+    Setting("format", "format", "--format", (), "format", "", "table|json|yaml",
             "output form; default: table on a terminal, else json"),
     Setting("object_endpoint", "text", "", ("STELLA_EXPORT_OBJECT_ENDPOINT",), "object_endpoint", "", "",
             "object store"),
@@ -2279,8 +2277,8 @@ def parse_flat_toml(text: str) -> Document:
 
 def read_toml(path: str) -> Document:
     """A profile file as a flat table; ConfigError names file and line."""
+    hint = 'it has lines such as server = "https://stella.example.com" and token_file = "prod.token"'
     try:
-        hint = 'it has lines such as server = "https://stella.example.com" and token_file = "prod.token"'
         text = read_small(path, "saved defaults file", MAX_CONFIG_BYTES, hint).decode("utf-8")
         if sys.version_info >= (3, 11):
             try:
@@ -2290,9 +2288,10 @@ def read_toml(path: str) -> Document:
             return tomllib.loads(text)
         return parse_flat_toml(text)
     except RecursionError:
-        raise ConfigError("profile file %s: is nested too deep" % printable(path)) from None
+        raise ConfigError("profile file %s: is nested too deep" % printable(path), hint=hint) from None
     except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
-        raise ConfigError("profile file %s: %s" % (printable(path), printable(str(error)))) from None
+        fault = str(error)[:1].lower() + str(error)[1:]
+        raise ConfigError("profile file %s: %s" % (printable(path), printable(fault)), hint=hint) from None
 
 
 def warn_shared(path: str, what: str, secret: bool, warnings: list[str]) -> None:
@@ -2319,13 +2318,20 @@ def fits_kind(value: Json, kind: str) -> bool:
     """True when a value from a profile file has the type that the table asks for."""
     if kind in ("text", "path"):
         return isinstance(value, str)
+    if kind == "format":
+        return value in FORMATS
     if kind == "switch":
         return isinstance(value, bool)
     _, whole, low, high = NUMBERS[kind]
     return (type(value) is int or (type(value) is float and not whole)) and low <= value <= high
 
 
-KINDS = {"text": "a string", "path": "a string, the path of a file", "switch": "true or false"}
+KINDS = {
+    "text": "a string",
+    "path": "a string, the path of a file",
+    "format": "table, json or yaml",
+    "switch": "true or false",
+}
 
 
 def kind_words(kind: str) -> str:
@@ -2406,8 +2412,6 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
             )
     values["trace"] = bool(flags.get("trace"))
     values["allow_http"] = bool(flags.get("allow_http"))
-    if values["format"] not in ("", *FORMATS):
-        raise ConfigError("%s is %s, none of table, json, yaml" % (sources["format"], quoted(values["format"])))
     if not with_token:
         values["token"] = ""
     elif values["token_file"] and "token" not in sources:
@@ -3531,7 +3535,8 @@ def find_program(name: str, config: Config) -> str:
     if wanted:
         found = find_executable(wanted)
         if not found:
-            raise ConfigError("%s names %s, which is no program" % (config.source(name), quoted(wanted)))
+            hint = "set it to the path of %s, or unset it to have one looked for" % name
+            raise ConfigError("%s names %s, which is no program" % (config.source(name), quoted(wanted)), hint=hint)
         return found
     here = os.path.dirname(os.path.realpath(__file__))
     for folder in (os.path.join(here, "vendor"), os.path.join(here, "vendor", "bin")):
@@ -3588,6 +3593,7 @@ def run_program(
 
 
 VERIFIERS = ("auto", "cosign", "openssl", "builtin")
+OTHER_VERIFIER = "choose another one, such as --verifier openssl or --verifier builtin"
 
 
 class Verifier:
@@ -3617,7 +3623,7 @@ def program_version(name: str, path: str) -> str:
     status, out, err = run_program([path, "version"])
     if status != 0:
         reason = err.decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise ConfigError("%s does not run (exit status %d)" % (printable(path), status), reason)
+        raise ConfigError("%s does not run (exit status %d)" % (printable(path), status), reason, OTHER_VERIFIER)
     pattern = rb"GitVersion:\s*(\S+)" if name == "cosign" else rb"((?:OpenSSL|LibreSSL)\s+\S+)"
     found = re.search(pattern, out + err)
     return found.group(1).decode("ascii", "replace") if found else "unknown"
@@ -3658,7 +3664,7 @@ def cosign_command(verifier: Verifier, sigstore: bool) -> list[str]:
     if verifier.knows("verify-blob", "--insecure-ignore-tlog", "--signature", "x"):
         return [*base, "--signature", "@text", "@blob"]
     if not verifier.knows("verify-blob", "--insecure-ignore-tlog", "--trusted-root", "x"):
-        raise ConfigError("%s is no cosign 2 or newer" % printable(verifier.path))
+        raise ConfigError("%s is no cosign 2 or newer" % printable(verifier.path), hint=OTHER_VERIFIER)
     return [*base, *bundle, "@blob"]
 
 
@@ -3721,7 +3727,7 @@ def verify_signature(verifier: Verifier, key: PublicKey, blob: bytes, signature:
     if not verifier.proven:
         # One that says yes to everything is no verifier: the same signature over other bytes must be refused.
         if ask_verifier(verifier, key, b"not " + blob, raw, sigstore, unset)[0] == 0:
-            raise ConfigError("%s takes any signature for good" % printable(verifier.path), hint="use another verifier")
+            raise ConfigError("%s takes any signature for good" % printable(verifier.path), hint=OTHER_VERIFIER)
         verifier.proven = True
     return ""
 
@@ -4487,12 +4493,13 @@ def choose_proxy(url: Url, config: Config) -> Url | None:
     variable = config.source(url.scheme + "_proxy")
     scheme, _, rest = wanted.rpartition("://")
     place = rest.rpartition("@")[2].partition("/")[0]
+    hint = "it looks like http://HOST:PORT"
     if scheme.lower() not in ("", "http"):
-        raise ConfigError("%s names a proxy that is not http://" % variable)
+        raise ConfigError("%s names a proxy that is not http://" % variable, hint=hint)
     try:
         return parse_url("http://" + (place if has_port(place) else place + ":1080"))  # curl's default port
     except ValueError as error:
-        raise ConfigError("%s %s" % (variable, error)) from None
+        raise ConfigError("%s %s" % (variable, error), hint=hint) from None
 
 
 def check_framing(raw: Any) -> None:
@@ -4771,14 +4778,13 @@ class Http:
         self.console = console
         self.clock = clock
         self.deadline: float | None = None
+        hint = "it looks like https://stella.example.com"
         try:
             self.server = parse_url(config.server)
         except ValueError as error:
-            raise ConfigError(
-                "%s %s" % (config.source("server"), error), hint="it looks like https://stella.example.com"
-            ) from None
+            raise ConfigError("%s %s" % (config.source("server"), error), hint=hint) from None
         if "?" in self.server.target:
-            raise ConfigError("%s has a query, which a gateway root cannot have" % config.source("server"))
+            raise ConfigError("%s has a query, which a gateway root cannot have" % config.source("server"), hint=hint)
         if self.server.scheme == "http" and not is_loopback(self.server.host) and not config.allow_http:
             hint = "use https://, or --allow-http if the network in between is yours"
             raise ConfigError("the token would go unencrypted to http://%s" % self.server.authority, hint=hint)
@@ -6340,7 +6346,8 @@ def object_url(config: Config, segments: Sequence[str]) -> Url:
     try:
         endpoint = parse_url(config.object_endpoint)
     except ValueError as error:
-        raise ConfigError("%s %s" % (config.source("object_endpoint"), error)) from None
+        hint = "it looks like https://HOST; without it bundles come from the gateway"
+        raise ConfigError("%s %s" % (config.source("object_endpoint"), error), hint=hint) from None
     target = "/".join((endpoint.path.rstrip("/"), *(quote(part, safe="") for part in segments)))
     return Url(endpoint.scheme, endpoint.host, endpoint.port, target)
 
@@ -7114,6 +7121,8 @@ def read_key(path: str) -> tuple[PublicKey, Document]:
         key = parse_public_key(data)
     except ValueError as error:
         hint = "it begins with -----BEGIN PUBLIC KEY-----; of DER, `openssl pkey -pubin -inform DER -in FILE` makes one"
+        if "can be used" in str(error):
+            hint = "keys are ECDSA P-256, P-384 or P-521, RSA or Ed25519"
         if "private key" in str(error):
             hint = "`openssl pkey -in %s -pubout` prints its public one" % shell_word(path)
         raise ConfigError("the key %s %s" % (printable(path), error), hint=hint) from None
@@ -8126,7 +8135,7 @@ GLOBALS = (
     *(
         Arg(
             row.flag, row.help + ("; default %g" % row.default if row.kind in NUMBERS else ""), row.metavar,
-            "file" if row.kind == "path" else row.kind, choices=FORMATS if row.name == "format" else (),
+            "file" if row.kind == "path" else row.kind, choices=FORMATS if row.kind == "format" else (),
         )
         for row in SETTINGS
         if row.flag
@@ -8418,9 +8427,11 @@ def unknown_option(words: tuple[str, ...], token: str) -> UsageError:
 
 
 def unknown_command(words: tuple[str, ...], token: str) -> UsageError:
-    """An error that names the nearest command."""
-    choices = sorted({command.words[len(words)] for command in COMMANDS if command.words[: len(words)] == words})
-    near = nearest(token, [*choices, "--help", "--version"])
+    """An error that names the nearest command, or the one of this name further down (`stella run ls`)."""
+    known = [command.words for command in COMMANDS if command.words[: len(words)] == words]
+    choices = sorted({each[len(words)] for each in known})
+    below = next((each[len(words) : each.index(token) + 1] for each in known if token in each), ())
+    near = " ".join(below) or nearest(token, [*choices, "--help", "--version"])
     hint = "did you mean: %s" % " ".join(("stella", *words, near)) if near else "there is: " + ", ".join(choices)
     return UsageError("%s is no command of %s" % (quoted(token), " ".join(("stella", *words))), hint=hint)
 
@@ -8448,20 +8459,32 @@ def split_argv(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str], list[st
     return words, head, list(argv[index:])
 
 
-def number_parser(kind: str) -> Callable[[str], float]:
-    """An argparse type: a number of one of the kinds of NUMBERS."""
+def parse_value(row: Arg, text: str) -> Json:
+    """The value of an argument from its text; ValueError for what it does not take."""
+    if row.kind == "switch":
+        return parse_bool(text)
+    if row.choices and text not in row.choices:
+        raise ValueError
+    if row.kind not in NUMBERS:
+        return text
+    _, whole, low, high = NUMBERS[row.kind]
+    value = int(text) if whole else float(text)
+    if not low <= value <= high or not text.isascii() or "_" in text:
+        raise ValueError
+    return value
+
+
+def value_type(row: Arg) -> Callable[[str], Json]:
+    """An argparse type; its error says what the argument takes."""
     from argparse import ArgumentTypeError
 
-    _, whole, low, high = NUMBERS[kind]
+    words = "%s or %s" % (", ".join(row.choices[:-1]), row.choices[-1]) if row.choices else ""
 
-    def parse(text: str) -> float:
+    def parse(text: str) -> Json:
         try:
-            value = int(text) if whole else float(text)
+            return parse_value(row, text)
         except ValueError:
-            value = -1
-        if not low <= value <= high or not text.isascii() or "_" in text:
-            raise ArgumentTypeError("takes %s, not %s" % (kind_words(kind), quoted(text)))
-        return value
+            raise ArgumentTypeError("takes %s, not %s" % (words or kind_words(row.kind), quoted(text))) from None
 
     return parse
 
@@ -8490,15 +8513,11 @@ def build_parser(rows: Sequence[Arg], usage: str, suppress: bool) -> Any:
         if row.kind == "flag":
             options["action"] = "store_true"
         elif row.kind == "switch":
-            options.update(nargs="?", const=True, type=parse_bool)
+            options.update(nargs="?", const=True, type=value_type(row))
         else:
-            options.update(
-                type=number_parser(row.kind) if row.kind in NUMBERS else str, metavar=row.metavar or row.name
-            )
+            options.update(type=value_type(row), metavar=row.metavar or row.name)
             if row.default is not None:
                 options["default"] = row.default
-            if row.choices:
-                options["choices"] = row.choices
             if row.kind == "list":
                 options["action"] = "append"
         if row.required:

@@ -125,8 +125,9 @@ USAGE = {
                     "did you mean: --selector"),
     "token before": (("--token", "abcdef", "export", "run", "ls"), "arguments: --token", "export STELLA_TOKEN=...; "),
     "token after": (("export", "run", "ls", "--token=abcdef"), "arguments: --token", "export STELLA_TOKEN=...; "),
-    "unknown shell": (("completion", "tcsh"), "SHELL: invalid choice: 'tcsh'", "see: stella completion"),
-    "command without its group": (("run", "ls"), '"run" is no command of stella', "there is: completion, doctor"),
+    "unknown shell": (("completion", "tcsh"), "SHELL takes bash, zsh or fish, not", "see: stella completion"),
+    "command without its group": (("run", "ls"), '"run" is no command of stella', "did you mean: stella export run"),
+    "no command": (("frob",), '"frob" is no command of stella', "there is: completion, doctor"),
     "group alone": (("export", "run"), "stella export run needs a command: cancel, ls, ",
                     "see: stella export run --help"),
     "unknown option after": (("export", "run", "ls", "--frob"), "unrecognized arguments: --frob", "see: stella export"),
@@ -141,8 +142,10 @@ USAGE = {
     "too many arguments": (("export", "run", "show", "X", "Y"), "unrecognized arguments: Y", "see: "),
     "option without its value": (("export", "run", "ls", "--tail"), "--tail: expected one argument", "see: "),
     "value for a flag": (("export", "run", "ls", "--all=yes"), "--all: ignored explicit argument", "see: "),
-    "unknown format": (("export", "run", "ls", "--format", "xml"), "--format: invalid choice", "see: "),
-    "switch": (("export", "run", "submit", "p", "--allow-empty=maybe"), "invalid true or false value", "see: "),
+    "unknown format": (("export", "run", "ls", "--format", "xml"), "--format takes table, json or yaml, not", "see: "),
+    "switch": (("export", "run", "submit", "p", "--allow-empty=maybe"),
+               'stella: --allow-empty takes true or false, not "maybe"', "see: "),
+    "without export and run": (("watch", "X"), '"watch" is no command', "did you mean: stella export run watch"),
     "both ways": (("export", "run", "watch", "X", "--follow", "--no-follow"), "cannot stand together", ""),
     "all and some": (("export", "run", "ls", "--all", "--tail", "3"), "cannot stand together", ""),
     "control characters": (("export", "\x1b[2Jrun"), r'"\x1b[2Jrun" is no command', ""),
@@ -162,6 +165,29 @@ USAGE.update({f"{option} {text}": (
     ("export", *command.split(), f"{option}={text}"), f'stella: {option} takes {kind}, not "{text}"', "see: stella ")
     for option, (command, kind, more) in BAD_NUMBERS.items()
     for text in ("", "ten", "-1", "nan", "inf", "1e999", "1_0", "\u0661", *more)})  # fmt: skip
+
+
+HINTS = {  # what is wrong on this host: the words, the environment, the last line
+    "an empty id": (("export", "run", "show", ""), {}, "list them with: stella export run ls"),
+    "an empty profile id": (("export", "profile", "show", ""), {}, "list them with: stella export profile list"),
+    "a gateway with a query": (
+        ("--server", "https://x/?a", "export", "run", "ls"), {}, "it looks like https://stella.example.com"),
+    "another kind of proxy": (("--server", "https://x.example", "export", "run", "ls"), {"https_proxy": "socks5://x"},
+                              "it looks like http://HOST:PORT"),
+    "a proxy that is no place": (("--server", "https://x.example", "export", "run", "ls"), {"https_proxy": "[x"},
+                                 "it looks like http://HOST:PORT"),
+    "a program that is not there": (("export", "verify", "X", "--kit", "k", "--key", "k"), {"STELLA_COSIGN": "/no"},
+                                    "set it to the path of cosign, or unset it to have one looked for"),
+    "a program that fails": (("export", "verify", "X", "--kit", "k", "--key", "k"), {"STELLA_COSIGN": "/bin/false"},
+                             "choose another one, such as --verifier openssl or --verifier builtin"),
+}
+
+
+@pytest.mark.parametrize("case", HINTS)
+def test_what_is_wrong_here_is_told_with_what_to_type(cli, gw, case):
+    words, env, hint = HINTS[case]
+    done = cli(*words, gw=gw, whole=True, env=env)
+    assert (done.code in (10, 30), done.err.splitlines()[-1], gw.requests) == (True, "  " + hint, []), done
 
 
 def test_every_number_has_bounds():

@@ -172,7 +172,7 @@ WRONG = {  # file: what the error must name, with tomllib and with the flat read
     "too large for a float": ("timeout = 1e999\n", 'key "timeout" must be', 'key "timeout" must be'),
     "text for a switch": ("tls_strict = 'no'\n", 'key "tls_strict" must be true or false', 'key "tls_strict" must be'),
     "two tokens": ("token = 'a'\ntoken_file = 'b'\n", "token and token_file cannot", "token and token_file cannot"),
-    "format": ("format = 'xml'\n", 'format in profile prod is "xml"', 'format in profile prod is "xml"'),
+    "format": ("format = 'xml'\n", 'key "format" must be table, json or yaml', 'key "format" must be table'),
     "no time": ("timeout = 0\n", "must be a number of seconds from 0.001 to 86400", 'key "timeout" must be'),
     "server without scheme": ("server = 'stella.local'\n", "server in profile prod is not", "server in profile prod"),
     "bare word": ("tenant = acme\n", "line 1", "line 1"),
@@ -202,6 +202,7 @@ def test_bad_profile_file_names_file_and_line_or_key(cli, gw, profiles, reader, 
     assert done.code == 30, done
     assert (by_tomllib if reader == "tomllib" else by_flat) in done.err, done
     assert str(path) in done.err or "in profile prod" in done.err
+    assert len(done.err.splitlines()) > 1 or "in profile prod" in done.err or "bytes" in done.err, "what to type"
     assert len(done.err.splitlines()) <= 6
     assert "Traceback" not in done.err
 

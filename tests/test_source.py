@@ -105,6 +105,8 @@ WRITTEN_URLS = {
     "https://in-toto.io": "names a document type",
     "https://slsa.dev": "names a document type",
     "http://USER:PASSWORD@HOST:PORT": "an example in a hint",
+    "http://HOST:PORT": "an example in a hint",
+    "https://HOST": "an example in a hint",
 }
 MAX_FUNCTION_LINES = 60
 MAX_NESTING = 3

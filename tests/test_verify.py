@@ -296,6 +296,14 @@ def test_private_key_in_place_of_the_public_one_is_told_the_way_to_it(cli, tmp_p
     assert done.err.splitlines()[1] == f"  `openssl pkey -in {tmp_path}/acme.pub -pubout` prints its public one"
 
 
+def test_a_key_of_another_kind_is_told_which_kinds_there_are(cli, tmp_path):
+    words = Kit().write(tmp_path)
+    (tmp_path / "acme.pub").write_bytes(public_key("RSA-1024"))
+    done = run(cli, words)
+    assert (done.code, done.out) == (30, "")
+    assert done.err.splitlines()[1] == "  keys are ECDSA P-256, P-384 or P-521, RSA or Ed25519"
+
+
 # ------------------------------------------------------------------------------------ verifiers, one verdict
 
 KINDS = ("P-256", "P-384", "P-521", "RSA", "Ed25519")
@@ -386,7 +394,7 @@ FAKES = {
         "not good for this file and key, says cosign: no",
     ),
     "is-killed": ('case "$*" in *--help) exit 0;; esac; kill -9 $$', 30, "ended by signal 9"),
-    "knows-nothing": ("exit 1", 30, "is no cosign 2 or newer"),
+    "knows-nothing": ("exit 1", 30, "is no cosign 2 or newer\n  choose another one, such as --verifier openssl"),
 }
 
 
