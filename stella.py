@@ -42,6 +42,10 @@ if sys.version_info < (3, 9):  # the file still compiles on 3.7 and 3.8, so that
     sys.stderr.write("stella: this is Python %d.%d, and stella needs 3.9 or newer\n" % sys.version_info[:2])
     raise SystemExit(30)
 
+# Run as a script, Python looks for modules beside it first: not what somebody put there under such a name.
+if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+    del sys.path[:1]
+
 import os
 
 TYPE_CHECKING = False  # spelled out, because importing typing costs as much as starting Python
@@ -96,7 +100,8 @@ MAX_JSON_BYTES = 64 * MIB  # contract 2: a larger JSON answer is refused
 MAX_JSON_DEPTH = 64  # the documents need 6; deeper nesting only serves to exhaust a stack
 MAX_JSON_FORMS = 1000  # remembered pieces and keys of JSON text, so that an odd list cannot fill the memory
 MAX_INT_DIGITS = 4000  # Python 3.11 refuses to convert more than 4300, older ones take quadratic time
-MAX_ERROR_BYTES = 64 * KIB  # of an error body; the rest cannot make the message clearer
+MAX_ERROR_BYTES = 4 * MIB  # of an error body, which may list a problem for each line of a profile
+MIN_BYTES_PER_SECOND = 10  # of a document, once twice the timeout has passed
 MAX_ERROR_DETAILS = 50  # lines of an error's details that are shown
 MAX_ERROR_CHARACTERS = 4 * KIB  # of a line of an error, which may quote any document
 MAX_ERROR_TEXT = 1000  # characters of a server's message; of its code and trace id a tenth
@@ -293,7 +298,10 @@ def parse_number(digits: str) -> Json:
         return int(digits)
     whole = digits.lstrip("-").isdecimal()
     if whole and digits != "-0" and len(digits) <= MAX_INT_DIGITS:
-        return int(digits)
+        try:
+            return int(digits)
+        except ValueError:  # PYTHONINTMAXSTRDIGITS is lower
+            return Number(digits)
     value = float(digits)
     return value if not whole and repr(value) == digits else Number(digits)
 
@@ -610,6 +618,9 @@ def parse_digest(text: Json) -> str:
     return digits.lower() if known else ""
 
 
+MODULE_ENDINGS = (".py", ".pyc", ".so", ".pth", ".pyd", ".dll")  # what Python might take for code, beside stella.py
+
+
 def safe_name(text: Json) -> str:
     """A server's name as a base name for a local file, or "" when nothing safe is left of it.
 
@@ -620,7 +631,7 @@ def safe_name(text: Json) -> str:
     name = name.lstrip(".- ").encode("utf-8")[:200].decode("utf-8", "ignore").rstrip(". ")
     device = name.partition(".")[0].rstrip().upper()
     reserved = device in ("CON", "PRN", "AUX", "NUL") or (device[:3] in ("COM", "LPT") and device[3:].isdigit())
-    return "_" + name if reserved else name
+    return "_" + name if reserved or name.lower().endswith(MODULE_ENDINGS) else name
 
 
 def encode_id(text: str, what: str) -> str:
@@ -2234,7 +2245,10 @@ def read_input(path: str, what: str, limit: int) -> bytes:
         return read_small(path, what, limit)
     if sys.stdin is None:
         raise ConfigError("cannot read the %s: standard input is closed" % what)
-    data = bytes(sys.stdin.buffer.read(limit + 1))
+    try:
+        data = bytes(sys.stdin.buffer.read(limit + 1))
+    except OSError as error:
+        raise ConfigError("cannot read the %s from standard input: %s" % (what, error.strerror)) from None
     if len(data) > limit:
         raise ConfigError("the %s on standard input has more than %d bytes" % (what, limit))
     return data
@@ -2413,7 +2427,7 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
     values["trace"] = bool(flags.get("trace"))
     values["allow_http"] = bool(flags.get("allow_http"))
     if not with_token:
-        values["token"] = ""
+        values["token"], values["server"] = "", next(row.default for row in SETTINGS if row.name == "server")
     elif values["token_file"] and "token" not in sources:
         sources["token"] = sources["token_file"]
         values["token"] = read_token_file(values["token_file"], warnings)
@@ -2912,7 +2926,9 @@ class Console:
             raise LocalError("standard output is closed")
         self.clear_bar()
         try:
-            sys.stdout.buffer.write(data)
+            view = memoryview(data)
+            while view:  # unbuffered (python3 -u) it takes what it can at once; None: nothing, without waiting
+                view = view[sys.stdout.buffer.write(view) or self._no_room() :]
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             self._drop_output()
@@ -2920,6 +2936,10 @@ class Console:
         except OSError as error:
             self._drop_output()
             raise LocalError("cannot write to standard output: %s" % error.strerror) from None
+
+    @staticmethod
+    def _no_room() -> NoReturn:
+        raise BlockingIOError(0, "it takes no more, and does not wait")
 
     def exact(self, data: bytes) -> None:
         """A server's bytes as they are; a terminal gets text that cannot move its cursor."""
@@ -3080,6 +3100,14 @@ def standard_name(path: str) -> str:
     return "-" if open_descriptor(path) == 1 else path
 
 
+def real_path(path: str) -> str:
+    """The path with every link followed; LocalError where the working folder is gone."""
+    try:
+        return os.path.realpath(path)
+    except OSError as error:
+        raise local_error("find", path, error) from None
+
+
 def check_file_name(path: str) -> None:
     """LocalError where no file can have this name."""
     if os.path.isdir(path) or not os.path.basename(path):
@@ -3097,7 +3125,7 @@ class AtomicFile:
     def __init__(self, path: str) -> None:
         import stat
 
-        self.path = os.path.realpath(path)
+        self.path = real_path(path)
         self.temporary = ""
         self._file: BinaryIO | None = None
         make_parents(self.path)
@@ -3113,7 +3141,7 @@ class AtomicFile:
                 self._file = open(self.path, "wb")  # noqa: SIM115 - closed in close() or discard()
                 return
             folder, name = os.path.split(self.path)
-            start = os.fsencode(name)[:80].decode("utf-8", "ignore")  # a name has at most 255 bytes
+            start = os.fsdecode(os.fsencode(name)[:80])  # a name has at most 255 bytes
             self.temporary = os.path.join(folder, ".%s.%s.tmp" % (start, os.urandom(6).hex()))
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             self._file = os.fdopen(os.open(self.temporary, flags, 0o666), "wb")
@@ -3159,6 +3187,30 @@ class AtomicFile:
         self.temporary = ""
         sync_folder(self.path)
 
+    def commit_reversibly(self) -> Callable[[bool], None]:
+        """As commit; gives what is called with True to put back what was there before, with False to forget it."""
+        kept = self.temporary + ".tmp" if self.temporary and os.path.exists(self.path) else ""
+        try:
+            if kept:
+                os.link(self.path, kept)
+        except OSError:
+            kept = ""  # a file system without links cannot go back
+        renames = bool(self.temporary) and (bool(kept) or not os.path.exists(self.path))
+
+        def settle(undo: bool) -> None:
+            if kept:
+                os.replace(kept, self.path) if undo else remove_file(kept)
+            elif undo and renames:
+                remove_file(self.path)
+
+        try:
+            self.commit()
+        except BaseException:
+            if kept:
+                remove_file(kept)
+            raise
+        return settle
+
     def discard(self) -> None:
         """Leaves nothing behind; harmless after a commit."""
         if self._file is not None:
@@ -3174,6 +3226,7 @@ class AtomicFile:
 def write_files(contents: Sequence[tuple[str, bytes]]) -> None:
     """Writes all of (path, bytes), or none of them."""
     files: list[AtomicFile] = []
+    done: list[Callable[[bool], None]] = []
     try:
         for path, data in contents:
             files.append(AtomicFile(path))
@@ -3181,8 +3234,15 @@ def write_files(contents: Sequence[tuple[str, bytes]]) -> None:
         for file in files:
             file.close()
         for file in files:
-            file.commit()
+            done.append(file.commit_reversibly())  # noqa: PERF401 - what is done counts when one fails
+    except BaseException:  # a name that cannot be had, or Ctrl-C between two of them
+        for settle in done:
+            settle(True)
+        done = []
+        raise
     finally:
+        for settle in done:
+            settle(False)
         for file in files:
             file.discard()
 
@@ -3212,13 +3272,18 @@ def make_private_folder(contents: Sequence[tuple[str, bytes]]) -> str:
     """A new folder that only this user can enter, with files of these (name, bytes); the caller removes it."""
     import tempfile
 
+    folder = ""
     try:
         folder = tempfile.mkdtemp(prefix="stella-")
         for name, data in contents:
             with open(os.path.join(folder, name), "wb") as file:
                 file.write(data)
-    except OSError as error:
-        raise local_error("write under", tempfile.gettempdir(), error) from None
+    except BaseException as error:
+        if folder:
+            remove_folder(folder)
+        if isinstance(error, OSError):
+            raise local_error("write under", os.path.dirname(folder) or "the temporary folder", error) from None
+        raise
     return folder
 
 
@@ -3354,7 +3419,7 @@ class PartFile:
     def __init__(self, target: str) -> None:
         import threading
 
-        self.target = os.path.realpath(target)
+        self.target = real_path(target)
         self.path = self.target + ".part"
         self.sidecar_path = self.path + ".json"
         self.unlocked = False
@@ -3803,7 +3868,11 @@ class ArchiveSource:
             self._file.close()
             raise ConfigError("the bundle %s is a device, which may never end" % printable(path))
         self._view = memoryview(bytearray(TAR_BUFFER_BYTES))
-        self._head = self._read_file()
+        try:
+            self._head = self._read_file()
+        except OSError as error:
+            self._file.close()
+            raise ConfigError("cannot read the bundle %s: %s" % (printable(path), error.strerror)) from None
         self.compression = sniff_compression(self._head)
         self._new_codec = find_codec(self.compression)
         self._program = ""
@@ -4076,7 +4145,9 @@ class Response:
     hint: what a user can do about this answer where it is an error, or "".
     """
 
-    def __init__(self, raw: Any, url: Url, connection_socket: Any, release: Callable[[bool], None]) -> None:
+    def __init__(
+        self, raw: Any, url: Url, connection_socket: Any, release: Callable[[bool], None], patience: Callable[[], float]
+    ) -> None:
         self.raw = raw
         self.url = url
         self.status: int = raw.status
@@ -4089,6 +4160,7 @@ class Response:
             known = self.headers.get(name.lower())
             self.headers[name.lower()] = value if known is None else known + ", " + value
         self._release = release
+        self._patience = patience  # seconds that a read may take, now
         self._socket = connection_socket
         self._chunks = ChunkDecoder()
         self._fresh = True
@@ -4195,9 +4267,12 @@ class Response:
             if not data and self.raw.length:
                 raise TransportError("the answer of %s broke off" % printable(self.url.host))
             return data
-        payload = b""
+        payload, received = b"", False
         while not payload and not self._chunks.ended:
             try:
+                if received:  # a chunk that drips starts the timeout anew; a deadline must hold all the same
+                    self._patience()
+                received = True
                 data = self.raw.fp.read1(limit) if self._fresh else self._socket.recv(limit)
                 self._fresh = self._fresh and len(data) == limit
                 payload = self._chunks.feed(data)
@@ -4207,18 +4282,27 @@ class Response:
 
     def read_all(self, limit: int, what: str) -> bytes:
         """The whole body, at most `limit` bytes; TransportError when it is cut short."""
-        length = parse_length(self.headers.get("content-length")) if not self.raw.chunked else None
-        pieces, size = [], 0
+        import time
+
+        started, seconds, pieces, size = time.monotonic(), self._patience(), [], 0
         while True:
-            piece = self.read_some(CHUNK_BYTES)
+            self.set_timeout(self._patience())  # each read takes it anew; a deadline cuts it
+            try:
+                piece = self.read_some(CHUNK_BYTES)
+            except TransportError:
+                self._patience()  # where the deadline was it, that is said
+                raise
             if not piece:
                 break
             size += len(piece)
             if size > limit:
                 raise ProtocolError("%s has more than %d bytes" % (what, limit))
             pieces.append(piece)
-        if length is not None and size < length:
-            raise TransportError("%s broke off after %d of %d bytes" % (what, size, length))
+            elapsed = time.monotonic() - started
+            if elapsed > 2 * seconds and size < elapsed * MIN_BYTES_PER_SECOND:
+                raise TransportError("%s comes too slowly: %d bytes in %.0f s" % (what, size, elapsed))
+        if self.raw.length:
+            raise TransportError("%s broke off after %d of %d bytes" % (what, size, size + self.raw.length))
         self.close(reuse=True)
         return b"".join(pieces)
 
@@ -4327,7 +4411,7 @@ def load_trust(context: Any, config: Config) -> str:
     paths = ssl.get_default_verify_paths()
     if sys.platform == "win32":
         return "the Windows store"
-    if paths.cafile or (paths.capath and os.listdir(paths.capath)):
+    if paths.cafile or (paths.capath and os.access(paths.capath, os.R_OK) and os.listdir(paths.capath)):
         return paths.cafile or paths.capath
     for path in CA_PATHS:
         if os.path.isfile(path):
@@ -4511,6 +4595,14 @@ def check_framing(raw: Any) -> None:
     lengths = raw.headers.get_all("Content-Length", [])
     if len(set(lengths)) > 1:
         raise http.client.HTTPException("it states two lengths")
+    if lengths and parse_length(lengths[0].strip()) is None:
+        raise http.client.HTTPException("it states a length that is none")
+    if raw.headers.get_all("Transfer-Encoding", []) and not raw.chunked:
+        raise http.client.HTTPException("its transfer coding is not chunked alone")
+    if any(
+        type(each).__name__ == "MissingHeaderBodySeparatorDefect" for each in raw.headers.defects
+    ):  # the rest is lost
+        raise http.client.HTTPException("it has a line that is no header")
     if lengths and raw.chunked:  # the chunks count, and nothing more is believed of this connection
         raw.will_close = True
 
@@ -4895,7 +4987,7 @@ class Http:
             if url.scheme == "https":
                 if proxy:
                     open_tunnel(sock, url, proxy_authorization(self.config, "https"), what)
-                sock = self._contexts[trusted].wrap_socket(sock, server_hostname=url.host)
+                sock = self._contexts[trusted].wrap_socket(sock, server_hostname=url.host, suppress_ragged_eofs=False)
         except BaseException as error:
             sock.close()
             if isinstance(error, OSError):
@@ -4946,7 +5038,7 @@ class Http:
                     raw.close()
                     connection.close()
 
-            return Response(raw, request.url, used_socket, release)
+            return Response(raw, request.url, used_socket, release, lambda: self.timeout(request.timeout))
 
     def _roundtrip(self, connection: Any, request: Request, headers: Mapping[str, str | bytes]) -> tuple[Any, Any]:
         """(http.client's response, its socket)."""
@@ -4971,7 +5063,7 @@ class Http:
             started = self.clock.monotonic()
             try:
                 response = self.send(request)
-            except NetworkError as error:
+            except (NetworkError, ConfigError) as error:
                 self._trace(request, error.message, started, attempt, {})
                 raise
             self._trace(request, str(response.status), started, attempt, response.headers)
@@ -5191,9 +5283,15 @@ class Gateway:
 
     def fetch_bytes(self, url: Url, accept: str, limit: int, what: str) -> bytes:
         """The exact bytes behind a URL."""
-        data: bytes = self.http.fetch(
-            Request("GET", url, {"Accept": accept}), lambda response: response.read_all(limit, what)
-        )
+
+        def consume(response: Response) -> bytes:
+            coding = response.headers.get("content-encoding", "identity").strip().lower()
+            if response.status != 200 or coding != "identity":
+                said = "encoded (%s)" % quoted(coding) if response.status == 200 else "status %d" % response.status
+                raise ProtocolError("the answer for %s is %s, not the exact bytes" % (what, said))
+            return response.read_all(limit, what)
+
+        data: bytes = self.http.fetch(Request("GET", url, {"Accept": accept}), consume)
         return data
 
     def fetch_pages(
@@ -5631,7 +5729,10 @@ def decide_change(app: App, gateway: Gateway, args: Any, changes: Document) -> t
 
 def retry_change(app: App, args: Any, changes: Document, first: Document) -> Document:
     """After a 412: once more from a fresh read, then QuotaError with what changed meanwhile (contract 4)."""
-    request, _ = decide_change(app, app.gateway, args, changes)
+    try:
+        request, _ = decide_change(app, app.gateway, args, changes)
+    except UsageError:  # it is as wanted by now: the answer to our own change was lost
+        return app.gateway.fetch_profile(args.profile_id)
     changed = app.gateway.send_change(request)
     if changed is None:
         now = app.gateway.fetch_profile(args.profile_id)
@@ -5731,7 +5832,9 @@ class Watcher:
                 return "no new event in %d attempts: %s" % (barren, reason)
             self.trouble = "reconnecting"
             retry_seconds = min((self.parser.retry_ms or 0) / 1000, MAX_STREAM_RETRY_SECONDS)
-            yield from self._rest(max(retry_seconds, self.http.backoff(max(barren, 1), asked_seconds)))
+            yield from self._rest(
+                max(retry_seconds, self.http.backoff(max(barren, 1), asked_seconds)), reason if asked_seconds else ""
+            )
 
     def _listen(self, follow: bool) -> Generator[list[Event], None, str]:
         """One connection; gives back why there is no stream, or ""."""
@@ -5842,10 +5945,10 @@ class Watcher:
 
     def _last_look(self) -> list[Event]:
         """The deadline has passed, but the run may have ended without our knowing."""
-        self.http.deadline = None
+        self.http.deadline = self.app.clock.monotonic() + LAST_LOOK_SECONDS
         try:
             run = self.app.gateway.look_at_run(self.run_id, min(LAST_LOOK_SECONDS, self.app.config.timeout))
-        except (NetworkError, ProtocolError):
+        except (NetworkError, ProtocolError, QuotaError, DeadlineError):
             return []  # nobody knows
         return self.implied_events(run, final_only=True)
 
@@ -5859,13 +5962,13 @@ class Watcher:
             yield from self._rest(interval)
             interval = min(interval * 1.5, MAX_POLL_SECONDS)
 
-    def _rest(self, seconds: float) -> Iterator[list[Event]]:
-        """Waits, with ticks."""
+    def _rest(self, seconds: float, why: str = "") -> Iterator[list[Event]]:
+        """Waits, with ticks, else telling why."""
         while self.ticks and seconds > TICK_SECONDS:
             self.http.pause(TICK_SECONDS)
             seconds -= TICK_SECONDS
             yield []
-        self.http.pause(seconds)
+        self.http.pause(seconds, why)
 
     def implied_events(self, run: Document, final_only: bool) -> list[Event]:
         """The events that a run's state stands for and that were not shown yet; sets `status` at its end."""
@@ -6991,6 +7094,8 @@ class Evidence:
     def _signature(self, named: bool, path: str, role: str) -> bytes | None:
         if not named and not os.path.lexists(path):
             return None
+        if not named and not os.path.isfile(path):  # nobody asked for it, and a FIFO would hang
+            raise ConfigError("%s is not a regular file" % printable(path))
         return self.read(role, path, MAX_SIGNATURE_BYTES)
 
     def _document(self, data: bytes, what: str) -> Document | None:
@@ -7135,7 +7240,10 @@ def verify_all(
     """Checks 1 to 8 of contract 4, and the report; args: no_artifacts, offline and max_age of `verify`."""
     manifest = evidence.documents[0]
     checks = verify_evidence(run_id, evidence, key, verifier)  # 1 to 4
-    checks += verify_bundle(app.config, evidence, not args.no_artifacts)  # 5, 6
+    try:
+        checks += verify_bundle(app.config, evidence, not args.no_artifacts)  # 5, 6
+    except ConfigError as error:
+        checks += [Check(name, "skipped", error.message, error) for name in ("bundle", "artifacts")]
     checks.append(verify_registries(app, manifest, is_signed(checks), args.offline))  # 7
     checks.append(check_age(manifest, args.max_age, app.clock.now()))  # 8
     return checks, verify_report(run_id, checks, verifier, key, evidence)
@@ -7963,7 +8071,7 @@ DOWNLOAD = Command(
 def fetch_signed_files(app: App, args: Any, what: str) -> int:
     """The manifest or provenance, byte for byte, and its signature; both files or neither."""
     places = [args.output or "-", *([standard_name(args.signature)] if args.signature else [])]
-    if len({place if place == "-" else os.path.realpath(place) for place in places}) < len(places):
+    if len({place if place == "-" else real_path(place) for place in places}) < len(places):
         raise UsageError("document and signature cannot go to the same place", hint="name another --signature FILE")
     contents = [app.gateway.fetch_signed(args.run_id, what)]
     if args.signature:
@@ -8009,7 +8117,9 @@ def cmd_verify(app: App, args: Any) -> int:
     evidence = Evidence(args.kit or "", named, args.bundle)
     key, note = read_key(args.key)
     evidence.files.append(note)
-    if args.output and os.path.realpath(args.output) in {os.path.realpath(file["path"]) for file in evidence.files}:
+    if args.output and os.path.realpath(args.output) in {
+        os.path.realpath(path) for path in (evidence.bundle, *(file["path"] for file in evidence.files)) if path
+    }:
         raise UsageError("--output %s is one of the files to verify" % printable(args.output), hint="name another file")
     checks, report = verify_all(app, args.run_id, evidence, key, verifier, args)
     app.show(report, lambda: verify_view(report), args.output)
@@ -8541,6 +8651,9 @@ def parse_command(command: Command, head: list[str], rest: list[str]) -> tuple[A
             flags[row.dest] = value
     args.output = standard_name(flags.get("output") or getattr(args, "output", None) or "")
     args.query = getattr(args, "query", None) or ""
+    for row in command.args:
+        if row.kind == "file" and getattr(args, row.dest) == "":  # an unset variable of a script
+            raise UsageError("%s has an empty value" % row.name)
     return args, flags
 
 
@@ -8661,7 +8774,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Everything but sys and os is imported later: not what somebody put beside this file under such a name.
-    if sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):
-        del sys.path[0]
     sys.exit(main())

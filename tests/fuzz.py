@@ -255,7 +255,7 @@ def answer_of(data: bytes) -> stella.Response:
         raw.begin()
     except Exception as error:
         raise stella.transport_error(error, GATEWAY) from None
-    return stella.Response(raw, GATEWAY, Peer(b""), lambda reuse: None)
+    return stella.Response(raw, GATEWAY, Peer(b""), lambda reuse: None, lambda: 30.0)
 
 
 def stream_of(data: bytes) -> bytes:

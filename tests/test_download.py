@@ -683,23 +683,32 @@ def test_default_name_is_the_bundles_base_name(cli, tmp_path, monkeypatch, case)
 
 @pytest.mark.parametrize("there", ["a file", "a link", "a folder"])
 def test_name_of_the_servers_takes_no_files_place(cli, tmp_path, monkeypatch, there):
-    """As curl -J: else a gateway could write stella.py itself in the folder where it is run."""
+    """As curl -J: else a gateway could replace what lies in the folder where it is run."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "far").write_bytes(b"mine")
     if there == "a folder":
-        os.mkdir("stella.py")
+        os.mkdir("export.zip")
     elif there == "a link":
-        os.symlink("../far", "stella.py")
+        os.symlink("../far", "export.zip")
     else:
-        shutil.copy("../far", "stella.py")
-    with Scripted(CONTENT, name="stella.py") as server:
+        shutil.copy("../far", "export.zip")
+    with Scripted(CONTENT, name="export.zip") as server:
         done = cli("download", RUN, *QUICK, gw=server)
-        assert (done.code, server.asked, os.listdir()) == (1, [], ["stella.py"]), done
-        assert "stella.py is there already" in done.err
+        assert (done.code, server.asked, os.listdir()) == (1, [], ["export.zip"]), done
+        assert "export.zip is there already" in done.err
         assert (tmp_path / "far").read_bytes() == b"mine"
-        done = cli("download", RUN, "--output", "stella.py", *QUICK, gw=server)  # now it is the user's word
+        done = cli("download", RUN, "--output", "export.zip", *QUICK, gw=server)  # now it is the user's word
     assert done.code == (1 if there == "a folder" else 0)
+
+
+@pytest.mark.parametrize("name", ["stella.py", "__future__.py", "x.PTH", "a.so"])
+def test_name_of_the_servers_is_never_one_that_python_takes_for_code(cli, tmp_path, monkeypatch, name):
+    """`from __future__ import annotations` is the first that stella.py does: from the folder where it lies."""
+    monkeypatch.chdir(tmp_path)
+    with Scripted(CONTENT, name=name) as server:
+        assert cli("download", RUN, *QUICK, gw=server).code == 0
+    assert os.listdir() == ["_" + name]
 
 
 def test_own_name_again_is_already_complete(cli, tmp_path, monkeypatch):

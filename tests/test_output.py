@@ -7,12 +7,14 @@ import os
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
 import stella
 from conftest import STELLA, surroundings
 from gateway import Fault
+from wire import Wire
 
 E_ACUTE = "e\u0301"  # one column, two characters
 FAMILY = "\U0001f468"  # two columns
@@ -453,3 +455,48 @@ def test_odd_ids_reach_the_right_path(cli, gw, words, path):
         done = cli(*words, "--", bad, gw=gw)
         assert (done.code, done.out) == (10, ""), done
     assert len(gw.requests) == count
+
+
+@pytest.mark.parametrize("options", ["-u", ""])
+def test_output_that_takes_only_a_part_is_told_of_without_a_buffer_too(tmp_path, options):
+    """Unbuffered (PYTHONUNBUFFERED, as in most container images), it takes what there is room for and says how much."""
+    command = 'ulimit -f 4; exec "$0" $1 "$2" completion bash >out'
+    done = subprocess.run(["sh", "-c", command, sys.executable, options, str(STELLA)], cwd=tmp_path, env=surroundings(),
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, (tmp_path / "out").stat().st_size) == (1, 2048), done
+    assert "cannot write to standard output" in done.stderr
+
+
+def test_report_never_takes_the_bundle_s_place(cli, gw, tmp_path):
+    run = gw.make_bundle_run(members={"a": b"1"}, name="export.tar")
+    kit = tmp_path / "kit"
+    assert cli("kit", run["runId"], "--output", kit, gw=gw).code == 0
+    before = (kit / "export.tar").read_bytes()
+    words = ("verify", run["runId"], "--kit", kit, "--key", gw.public_key)
+    done = cli(*words, "--output", kit / "export.tar", gw=gw)
+    assert (done.code, (kit / "export.tar").read_bytes() == before) == (2, True), done
+    assert cli("verify", run["runId"], "--manifest", kit / "export.json", "--provenance", kit / "provenance.json",
+               "--key", gw.public_key, "--bundle", "", gw=gw).code == 2
+
+
+def test_document_whose_length_is_no_number_or_that_is_cut_is_no_document(cli, tmp_path):
+    for head in ("Content-Length: +32", "Content-Length: 3_2", "Transfer-Encoding: gzip, chunked", "no header"):
+        answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + head.encode() + b"\r\n\r\n" + b"0123456789"
+        with Wire(answer) as wire:
+            done = cli("manifest", "r", "--output", tmp_path / "m", "--retries", "0", "--server", wire.url,
+                       env={"STELLA_TOKEN": "secret"})
+        assert (done.code, os.listdir(tmp_path)) == (21, []), (head, done)
+
+
+def test_body_that_drips_ends_with_the_deadline(cli):
+    def drip(_):
+        yield b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n"
+        for _ in range(900):
+            sent.append(1)
+            time.sleep(0.05)
+            yield b" "
+
+    sent = []
+    with Wire(drip) as wire:
+        done = cli("run", "watch", "r", "--deadline", "1", "--server", wire.url, env={"STELLA_TOKEN": "secret"})
+    assert done.code == 14, done
