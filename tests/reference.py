@@ -1,7 +1,7 @@
 """README's command reference, made from --help: `python tests/reference.py --write` puts it there anew.
 
-The first block is what `stella --help` prints. Those of the commands leave out what they have in common: the global
-options, and what the exit codes mean. test_readme.py keeps README equal to this.
+Left out is what README says elsewhere or many commands have in common: INTRODUCTION and the links in it say so.
+test_readme.py keeps README equal to this.
 """
 
 from __future__ import annotations
@@ -17,22 +17,38 @@ import stella  # noqa: E402 - found only from here on
 README = ROOT / "README.md"
 TITLE = "## Command reference\n"
 INTRODUCTION = """
-Made from `--help` by `python3 tests/reference.py --write`. Global options may stand before or after the command.
+Made from `--help` by `python3 tests/reference.py --write`. Left out there: what the [exit codes](#exit-codes) mean, the
+[variables](#configuration), that `RUN` and `PROFILE` are ids, [`--query`](#one-value-one-file), and below the first
+block the global options.
 """
 
 
+def cut(text: str, title: str) -> str:
+    """The text without the part of this title, which must be there."""
+    shorter, cuts = re.subn(rf"\n{title}:\n(?:  .*\n)+", "", text)
+    assert cuts == 1, (title, text)
+    return shorter
+
+
+def group_text() -> str:
+    """What `stella --help` prints, less the examples, which stand below, and what INTRODUCTION names."""
+    return cut(cut(cut(stella.group_help(()) + "\n", "examples"), "exit codes"), "environment")
+
+
 def command_text(command: stella.Command) -> str:
-    """Its --help, less the global options and the meanings of the exit codes, which stand above."""
-    text, cuts = re.subn(r"\nglobal options:\n(?:  .*\n)+", "", stella.command_help(command) + "\n")
+    """Its --help, less what INTRODUCTION names."""
+    text = cut(stella.command_help(command) + "\n", "global options")
     text, codes = re.subn(r"\nexit codes:\n((?:  .*\n)+)", lambda found: "\nexit codes: %s\n" % ", ".join(
         line.split()[0] for line in found.group(1).splitlines()), text)
-    assert (cuts, codes) == (1, 1), text
-    return text
+    assert codes == 1, text
+    text = re.sub(r"\narguments:\n  (?:RUN|PROFILE) .*\n(?=\n)", "", text)
+    text = re.sub(r"  --query PATH .*\n(?: {26}.*\n)*", "", text)
+    return text.replace("\noptions:\n\n", "\n")
 
 
 def section() -> str:
     """The whole section, with a heading for each command."""
-    parts = [f"```text\n{stella.group_help(())}\n```\n"]
+    parts = [f"```text\n{group_text()}```\n"]
     parts += [f"### stella {' '.join(command.words)}\n\n```text\n{command_text(command)}```\n"
               for command in stella.COMMANDS]
     return TITLE + INTRODUCTION + "\n" + "\n".join(parts)

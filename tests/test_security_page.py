@@ -30,8 +30,12 @@ def function(name: str) -> ast.AST:
 
 
 def test_variables_are_those_of_the_header_and_of_the_code():
+    """Those of Configuration's table (test_config.py: it is the code's), and those that the page adds."""
     said = paragraph("Environment read").partition("Python and its OpenSSL")[0]
-    names = set(re.findall(CAPITALS, said))
+    assert "](#configuration)" in said
+    names = {name for setting in stella.SETTINGS for name in setting.environment if name.isupper()}
+    assert not names & set(re.findall(CAPITALS, said)), "said twice"
+    names |= {"STELLA_PROFILE", *re.findall(CAPITALS, said)}
     assert names == set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", header_list(SOURCE, "environment")))
     assert names == {name.upper() for name in variables_read(SOURCE)}
 
