@@ -567,7 +567,7 @@ def printable(text: str) -> str:
     r"""Text that cannot move a cursor, set a title, break a line or turn its direction.
 
     Controls, DEL, C1, bidi marks, zero-width and other invisible characters, lone surrogates and
-    unassigned code points come out as \x1b, \u202e, \U000e0001.
+    unassigned code points come out as \x1b, \u202e, \U000e0001. A second time changes nothing.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -3760,7 +3760,7 @@ def ask_verifier(
     finally:
         remove_folder(folder)
     if status < 0:
-        raise ConfigError("%s was ended by signal %d" % (printable(verifier.path), -status))
+        raise ConfigError("%s was ended by signal %d" % (printable(verifier.path), -status), hint=OTHER_VERIFIER)
     said = (err or out).decode("utf-8", "replace").strip().splitlines() or ["exit status %d" % status]
     return status, said[-1].rpartition("error during command execution: ")[2][:200]  # as cosign begins every one
 
@@ -4391,6 +4391,9 @@ CA_PATHS = (
 )  # fmt: skip
 
 
+CA_FILE_HINT = "name a PEM file of CA certificates, or leave it out for the system's"
+
+
 def load_trust(context: Any, config: Config) -> str:
     """Loads the CA file (or folder of hashed files) that is set, else the system's CAs; gives their place or ""."""
     import ssl
@@ -4404,7 +4407,8 @@ def load_trust(context: Any, config: Config) -> str:
             if isinstance(error, ssl.SSLError):
                 reason = "it is no PEM file with certificates (%s)" % (error.reason or "unreadable").lower()
             raise ConfigError(
-                "cannot use the CA file %s (%s): %s" % (printable(config.ca_file), config.source("ca_file"), reason)
+                "cannot use the CA file %s (%s): %s" % (printable(config.ca_file), config.source("ca_file"), reason),
+                hint=CA_FILE_HINT,
             ) from None
         return config.ca_file
     context.load_default_certs()
@@ -4423,7 +4427,7 @@ def load_trust(context: Any, config: Config) -> str:
 def load_client(context: Any, config: Config) -> None:
     """Loads the client certificate, where one is set."""
     if config.client_key and not config.client_cert:
-        raise ConfigError("client_key is set and client_cert is not")
+        raise ConfigError("client_key is set and client_cert is not", hint="set both in the profile file, or neither")
     if not config.client_cert:
         return
     try:  # the empty password: OpenSSL must not ask the terminal for one
@@ -4484,7 +4488,10 @@ class DpopSigner:
         self.nonce = ""
         self.openssl = find_program("openssl", config)
         if not self.openssl:
-            raise ConfigError("a DPoP key is configured and openssl, which signs with it, is not on this host")
+            hint = "install openssl, or set STELLA_OPENSSL to its path"
+            raise ConfigError(
+                "a DPoP key is configured and openssl, which signs with it, is not on this host", hint=hint
+            )
         read_small(config.dpop_key, "DPoP key", MAX_KEY_BYTES)  # for its error; openssl would take a URI as well
         # The empty password: openssl must not ask the terminal for one.
         command = [self.openssl, "pkey", "-in", config.dpop_key, "-passin", "pass:", "-pubout", "-outform", "DER"]
@@ -4840,7 +4847,8 @@ def open_tunnel(sock: Any, url: Url, headers: Mapping[str, str], what: str) -> N
     if status in (0, 408, 429) or status >= 500:
         raise TransportError("%s does not connect to %s (status %d)" % (what, url.authority, status))
     if not 200 <= status < 300:
-        raise ConfigError("%s does not connect to %s (status %d)" % (what, url.authority, status))
+        hint = "ask who runs it, or list the host in NO_PROXY where it can be reached without"
+        raise ConfigError("%s does not connect to %s (status %d)" % (what, url.authority, status), hint=hint)
 
 
 def is_quiet(sock: Any) -> bool:
@@ -4881,7 +4889,8 @@ class Http:
             hint = "use https://, or --allow-http if the network in between is yours"
             raise ConfigError("the token would go unencrypted to http://%s" % self.server.authority, hint=hint)
         if config.source("ca_file") == "--ca-file" and not os.path.exists(config.ca_file):  # needed here or not
-            raise ConfigError("cannot use the CA file %s (--ca-file): it is not there" % printable(config.ca_file))
+            text = "cannot use the CA file %s (--ca-file): it is not there" % printable(config.ca_file)
+            raise ConfigError(text, hint=CA_FILE_HINT)
         self.trace_id = self._trace_id(config.traceparent)
         self._idle: dict[tuple[Origin, bool], list[Any]] = {}
         self._contexts: dict[bool, Any] = {}  # by whether they are for the gateway
@@ -7477,7 +7486,7 @@ def examine_trust(context: Any, config: Config, offline: bool) -> Finding:
     try:
         place = load_trust(context, config)
     except ConfigError as error:
-        return Finding("ca-file", "fail", error.message, "name a PEM file of CA certificates")
+        return Finding("ca-file", "fail", error.message, error.hint)
     count = len(context.get_ca_certs())  # of a folder only those that a connection has needed
     if config.ca_file:
         source = config.source("ca_file")
@@ -7899,7 +7908,7 @@ def cmd_run_submit(app: App, args: Any) -> int:
         body["policySnapshotId"] = args.policy_snapshot
     body["options"] = {"allowEmpty": bool(args.allow_empty)}
     if args.deadline is not None and not args.wait:
-        raise UsageError("--deadline needs --wait")
+        raise UsageError("--deadline needs --wait", hint="add --wait, or give it to: stella export run watch")
     run = app.gateway.submit_run(body)
     run_id = as_text(run.get("runId"))
     if not run_id:

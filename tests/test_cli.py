@@ -178,6 +178,10 @@ HINTS = {  # what is wrong on this host: the words, the environment, the last li
                                  "it looks like http://HOST:PORT"),
     "a program that is not there": (("export", "verify", "X", "--kit", "k", "--key", "k"), {"STELLA_COSIGN": "/no"},
                                     "set it to the path of cosign, or unset it to have one looked for"),
+    "a CA file that is not there": (("--ca-file", "/no", "export", "run", "ls"), {},
+                                    "name a PEM file of CA certificates, or leave it out for the system's"),
+    "a deadline for nothing": (("export", "run", "submit", "p", "--deadline", "5"), {},
+                               "add --wait, or give it to: stella export run watch"),
     "a program that fails": (("export", "verify", "X", "--kit", "k", "--key", "k"), {"STELLA_COSIGN": "/bin/false"},
                              "choose another one, such as --verifier openssl or --verifier builtin"),
 }
@@ -187,7 +191,7 @@ HINTS = {  # what is wrong on this host: the words, the environment, the last li
 def test_what_is_wrong_here_is_told_with_what_to_type(cli, gw, case):
     words, env, hint = HINTS[case]
     done = cli(*words, gw=gw, whole=True, env=env)
-    assert (done.code in (10, 30), done.err.splitlines()[-1], gw.requests) == (True, "  " + hint, []), done
+    assert (done.code in (2, 10, 30), done.err.splitlines()[-1], gw.requests) == (True, "  " + hint, []), done
 
 
 def test_every_number_has_bounds():
