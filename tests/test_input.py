@@ -312,6 +312,13 @@ def test_encode_id(case):
     assert outcome(stella.encode_id, text, "run") == expected
 
 
+@pytest.mark.parametrize(("what", "command"), [("run", "run ls"), ("profile", "profile list")])
+def test_where_ids_come_from(what, command):
+    with pytest.raises(stella.ValidationError) as raised:
+        stella.encode_id("", what)
+    assert raised.value.hint == f"list them with: stella export {command}"
+
+
 # ---- URLs ----------------------------------------------------------------------------------------
 
 URLS = {  # text: (scheme, host, port, target), or what is wrong with it
