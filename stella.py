@@ -1211,6 +1211,12 @@ def parse_length(text: str | None) -> int | None:
     return int(text) if good and text is not None else None
 
 
+def content_coding(headers: Mapping[str, str]) -> str:
+    """How a body is encoded, "" when it is not; `headers` has lower-case names."""
+    coding = headers.get("content-encoding", "").strip().lower()
+    return coding if coding != "identity" else ""
+
+
 def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
     """`bytes first-last/total` to (first, last, total or None for `*`); None when it is anything else."""
     import re
@@ -1330,8 +1336,8 @@ def decide_answer(start: int, end: int | None, expected: Expected, status: int, 
     `headers` has lower-case names. Only 200, 206 and 416 are decided here; errors are the caller's.
     """
     asked = start > 0 or end is not None
-    coding = headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("", "identity"):
+    coding = content_coding(headers)
+    if coding:
         fault = "the answer is encoded (Content-Encoding: %s), so its bytes are not the bundle's"
         return Plan("fail", fault % printable(coding)[:40])
     if status == 416:
@@ -2163,6 +2169,9 @@ SETTINGS = (
 )  # fmt: skip
 
 
+GATEWAY_SETTINGS = ("server", "tenant", "token", "token_file")  # nothing to a command that never calls the gateway
+
+
 def proxy_userinfo(proxy: str) -> str:
     """`user:password` as it stands in the URL of a proxy, or ""."""
     return proxy.rpartition("://")[2].rpartition("@")[0]
@@ -2404,7 +2413,7 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
     """The configuration of this invocation; ConfigError when a source cannot be used.
 
     flags: the global options by setting name, absent or None where not given. with_token: False for a
-    command that never calls the gateway; then no token is looked at, and a bad one is no error.
+    command that never calls the gateway; then GATEWAY_SETTINGS are not looked at, and a bad one is no error.
     """
     environment = os.environ if environ is None else environ
     warnings: list[str] = []
@@ -2414,6 +2423,8 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
     sources: dict[str, str] = {}
     for setting in SETTINGS:
         values[setting.name] = setting.default
+        if setting.name in GATEWAY_SETTINGS and not with_token:
+            continue
         variable = next((name for name in setting.environment if environment.get(name)), "")
         if flags.get(setting.name) is not None:
             values[setting.name], sources[setting.name] = flags[setting.name], setting.flag
@@ -2426,9 +2437,7 @@ def load_config(flags: Mapping[str, Json], environ: Mapping[str, str] | None = N
             )
     values["trace"] = bool(flags.get("trace"))
     values["allow_http"] = bool(flags.get("allow_http"))
-    if not with_token:
-        values["token"], values["server"] = "", next(row.default for row in SETTINGS if row.name == "server")
-    elif values["token_file"] and "token" not in sources:
+    if values["token_file"] and "token" not in sources:
         sources["token"] = sources["token_file"]
         values["token"] = read_token_file(values["token_file"], warnings)
     values["token"] = check_token(values["token"], sources.get("token", ""))
@@ -3127,6 +3136,7 @@ class AtomicFile:
 
         self.path = real_path(path)
         self.temporary = ""
+        self._old: str | None = None  # a link to what `restore` brings back, "" for nothing, None where it cannot
         self._file: BinaryIO | None = None
         make_parents(self.path)
         try:
@@ -3187,29 +3197,24 @@ class AtomicFile:
         self.temporary = ""
         sync_folder(self.path)
 
-    def commit_reversibly(self) -> Callable[[bool], None]:
-        """As commit; gives what is called with True to put back what was there before, with False to forget it."""
-        kept = self.temporary + ".tmp" if self.temporary and os.path.exists(self.path) else ""
+    def keep_old(self) -> None:
+        """Before a commit: what the name stands for now can come back, see `restore`, until `discard`."""
+        if not self.temporary:
+            return  # it is written directly
+        self._old = self.temporary + ".tmp" if os.path.lexists(self.path) else ""
         try:
-            if kept:
-                os.link(self.path, kept)
+            if self._old:
+                os.link(self.path, self._old)
         except OSError:
-            kept = ""  # a file system without links cannot go back
-        renames = bool(self.temporary) and (bool(kept) or not os.path.exists(self.path))
+            self._old = None  # a file system without links cannot go back
 
-        def settle(undo: bool) -> None:
-            if kept:
-                os.replace(kept, self.path) if undo else remove_file(kept)
-            elif undo and renames:
-                remove_file(self.path)
-
-        try:
-            self.commit()
-        except BaseException:
-            if kept:
-                remove_file(kept)
-            raise
-        return settle
+    def restore(self) -> None:
+        """Undoes a commit, however far it came; the name stands again for what `keep_old` found."""
+        committed = self._old is not None and not (self.temporary and os.path.lexists(self.temporary))
+        if committed and self._old:
+            os.replace(self._old, self.path)
+        elif committed:
+            remove_file(self.path)
 
     def discard(self) -> None:
         """Leaves nothing behind; harmless after a commit."""
@@ -3218,31 +3223,30 @@ class AtomicFile:
                 self._file.close()
             except OSError:
                 pass
-        if self.temporary:
-            remove_file(self.temporary)
-            self.temporary = ""
+        for path in (self.temporary, self._old):
+            if path:
+                remove_file(path)
+        self.temporary, self._old = "", None
 
 
 def write_files(contents: Sequence[tuple[str, bytes]]) -> None:
     """Writes all of (path, bytes), or none of them."""
     files: list[AtomicFile] = []
-    done: list[Callable[[bool], None]] = []
     try:
         for path, data in contents:
             files.append(AtomicFile(path))
             files[-1].write(data)
         for file in files:
             file.close()
-        for file in files:
-            done.append(file.commit_reversibly())  # noqa: PERF401 - what is done counts when one fails
-    except BaseException:  # a name that cannot be had, or Ctrl-C between two of them
-        for settle in done:
-            settle(True)
-        done = []
-        raise
+            file.keep_old()
+        try:
+            for file in files:
+                file.commit()
+        except BaseException:  # a name that cannot be had, or Ctrl-C between two of them
+            for file in files:
+                file.restore()
+            raise
     finally:
-        for settle in done:
-            settle(False)
         for file in files:
             file.discard()
 
@@ -3859,20 +3863,20 @@ class ArchiveSource:
         self._process: Any = None
         self._feeder: Any = None
         self._error: OSError | None = None  # of the second thread
+        self._view = memoryview(bytearray(TAR_BUFFER_BYTES))
+        self._file: Any = None
         try:
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed in close()
+            device = stat.S_ISCHR(os.fstat(self._file.fileno()).st_mode)
+            self._head = self._view[:0] if device else self._read_file()
         except (OSError, ValueError) as error:
+            if self._file is not None:
+                self._file.close()
             reason = error.strerror if isinstance(error, OSError) else "the name is not valid"
             raise ConfigError("cannot read the bundle %s: %s" % (printable(path), reason)) from None
-        if stat.S_ISCHR(os.fstat(self._file.fileno()).st_mode):
+        if device:
             self._file.close()
             raise ConfigError("the bundle %s is a device, which may never end" % printable(path))
-        self._view = memoryview(bytearray(TAR_BUFFER_BYTES))
-        try:
-            self._head = self._read_file()
-        except OSError as error:
-            self._file.close()
-            raise ConfigError("cannot read the bundle %s: %s" % (printable(path), error.strerror)) from None
         self.compression = sniff_compression(self._head)
         self._new_codec = find_codec(self.compression)
         self._program = ""
@@ -4606,9 +4610,8 @@ def check_framing(raw: Any) -> None:
         raise http.client.HTTPException("it states a length that is none")
     if raw.headers.get_all("Transfer-Encoding", []) and not raw.chunked:
         raise http.client.HTTPException("its transfer coding is not chunked alone")
-    if any(
-        type(each).__name__ == "MissingHeaderBodySeparatorDefect" for each in raw.headers.defects
-    ):  # the rest is lost
+    # Of a head with a line that is no header, the reader drops all that follows it.
+    if any(type(each).__name__ == "MissingHeaderBodySeparatorDefect" for each in raw.headers.defects):
         raise http.client.HTTPException("it has a line that is no header")
     if lengths and raw.chunked:  # the chunks count, and nothing more is believed of this connection
         raw.will_close = True
@@ -4683,8 +4686,8 @@ def final_response_class() -> Any:
 
         def begin(self) -> None:
             body = self.fp
-            self.fp = HeadReader(body, self.patience_seconds)  # type: ignore[assignment]
-            try:
+            try:  # Ctrl-C may come at any moment
+                self.fp = HeadReader(body, self.patience_seconds)  # type: ignore[assignment]
                 super().begin()
             finally:
                 if self.fp is not None:  # a bad status line has closed it
@@ -5294,10 +5297,11 @@ class Gateway:
         """The exact bytes behind a URL."""
 
         def consume(response: Response) -> bytes:
-            coding = response.headers.get("content-encoding", "identity").strip().lower()
-            if response.status != 200 or coding != "identity":
-                said = "encoded (%s)" % quoted(coding) if response.status == 200 else "status %d" % response.status
-                raise ProtocolError("the answer for %s is %s, not the exact bytes" % (what, said))
+            coding = content_coding(response.headers)
+            if response.status != 200 or coding:
+                said = "encoded (%s)" % quoted(coding) if coding else "status %d" % response.status
+                hint = "is %s the gateway's root? see --server" % url.authority
+                raise ProtocolError("the answer for %s is %s, not the exact bytes" % (what, said), hint=hint)
             return response.read_all(limit, what)
 
         data: bytes = self.http.fetch(Request("GET", url, {"Accept": accept}), consume)
@@ -5863,14 +5867,14 @@ class Watcher:
         response = self.app.gateway.open_events(self.url, self.parser.last_id, self.idle_seconds)
         status, headers = response.status, response.headers
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        coding = headers.get("content-encoding", "identity").strip().lower()
-        if status == 200 and kind == "text/event-stream" and coding == "identity":
+        coding = content_coding(headers)
+        if status == 200 and kind == "text/event-stream" and not coding:
             return response
         if status < 300:
             response.close()
             if status == 204:  # WHATWG: tells the client to stop reconnecting
                 return "the gateway has no more events (status 204)"
-            return "the answer is %s, not an event stream" % quoted(kind if coding == "identity" else coding)
+            return "the answer is %s, not an event stream" % quoted(coding or kind)
         failure, again = read_failure(response)
         if failure.code.startswith("ERR_EXPORT_") or status in (401, 403):
             raise failure
@@ -7045,6 +7049,12 @@ def stream_bundle(app: App, run: Document) -> None:
 KIT_NAMES = (MANIFEST_NAME, PROVENANCE_NAME, MANIFEST_NAME + ".sig", PROVENANCE_NAME + ".sig")
 
 
+def check_regular(path: str) -> None:
+    """ConfigError for what is there under a name that nobody typed and is no file: a pipe or a device would hang."""
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise ConfigError("%s is not a regular file" % printable(path), hint="fetch it again, or name the right one")
+
+
 class Evidence:
     """The files of one verification, as bytes read once, and what they say.
 
@@ -7068,10 +7078,9 @@ class Evidence:
         self.bundle: str = bundle or self._kit_bundle()
 
     def kit_path(self, name: str) -> str:
-        """A file of the kit; a folder that somebody else packed may hold pipes and devices, which would hang."""
+        """A file of the kit."""
         path = os.path.join(self.kit, name)
-        if os.path.lexists(path) and not os.path.isfile(path):
-            raise ConfigError("%s is not a regular file" % printable(path))
+        check_regular(path)
         return path
 
     def _kit_bundle(self) -> str:
@@ -7103,8 +7112,8 @@ class Evidence:
     def _signature(self, named: bool, path: str, role: str) -> bytes | None:
         if not named and not os.path.lexists(path):
             return None
-        if not named and not os.path.isfile(path):  # nobody asked for it, and a FIFO would hang
-            raise ConfigError("%s is not a regular file" % printable(path))
+        if not named:
+            check_regular(path)
         return self.read(role, path, MAX_SIGNATURE_BYTES)
 
     def _document(self, data: bytes, what: str) -> Document | None:

@@ -11,7 +11,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 GATEWAY_START_TENTHS=200
 
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/stella-demo.XXXXXX")
+scratch=
 gateway=
 
 cleanup() {
@@ -19,11 +19,13 @@ cleanup() {
         kill "$gateway" 2>/dev/null || :
         wait "$gateway" 2>/dev/null || :
     fi
-    rm -rf "$scratch"
+    [ -z "$scratch" ] || rm -rf "$scratch"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+trap 'exit 129' HUP
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/stella-demo.XXXXXX")
 
 if [ -t 1 ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold='' plain=''; fi
 

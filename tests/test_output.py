@@ -458,11 +458,11 @@ def test_odd_ids_reach_the_right_path(cli, gw, words, path):
 
 
 @pytest.mark.parametrize("options", ["-u", ""])
-def test_output_that_takes_only_a_part_is_told_of_without_a_buffer_too(tmp_path, options):
+def test_output_that_takes_only_a_part_is_told_of_with_and_without_a_buffer(tmp_path, options):
     """Unbuffered (PYTHONUNBUFFERED, as in most container images), it takes what there is room for and says how much."""
     command = 'ulimit -f 4; exec "$0" $1 "$2" completion bash >out'
-    done = subprocess.run(["sh", "-c", command, sys.executable, options, str(STELLA)], cwd=tmp_path, env=surroundings(),
-                          capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["sh", "-c", command, sys.executable, options, str(STELLA)], cwd=tmp_path, check=False,
+                          env=surroundings(env={"PYTHONUNBUFFERED": ""}), capture_output=True, text=True, timeout=60)
     assert (done.returncode, (tmp_path / "out").stat().st_size) == (1, 2048), done
     assert "cannot write to standard output" in done.stderr
 
@@ -488,15 +488,71 @@ def test_document_whose_length_is_no_number_or_that_is_cut_is_no_document(cli, t
         assert (done.code, os.listdir(tmp_path)) == (21, []), (head, done)
 
 
-def test_body_that_drips_ends_with_the_deadline(cli):
+@pytest.mark.parametrize(("words", "pause", "code"), [
+    (("run", "watch", "r", "--deadline", "1"), 0.05, 14), (("run", "show", "r", "--timeout", "0.3"), 0.25, 21)])
+def test_body_that_drips_ends_with_the_deadline_and_without_one_with_patience(cli, words, pause, code):
+    """A byte starts the socket's timeout again; 64 MiB of them are allowed."""
+
     def drip(_):
         yield b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n"
         for _ in range(900):
             sent.append(1)
-            time.sleep(0.05)
+            time.sleep(pause)
             yield b" "
 
     sent = []
     with Wire(drip) as wire:
-        done = cli("run", "watch", "r", "--deadline", "1", "--server", wire.url, env={"STELLA_TOKEN": "secret"})
-    assert done.code == 14, done
+        done = cli(*words, "--retries", "0", "--server", wire.url, env={"STELLA_TOKEN": "secret"})
+        assert (done.code, len(sent) < 300) == (code, True), done
+
+
+OLD = {"m.json": b"old document", "m.sig": b"old signature"}
+
+
+@pytest.mark.parametrize("old", [OLD, {}, {"m.sig": b"old signature"}], ids=["both there", "none there", "one there"])
+@pytest.mark.parametrize("fault", ["the second name", "Ctrl-C after the first name", "Ctrl-C after the second"])
+def test_document_and_signature_are_both_new_or_both_as_they_were(tmp_path, monkeypatch, old, fault):
+    """Contract 4: with both options, both files are written or neither."""
+    for name, data in old.items():
+        (tmp_path / name).write_bytes(data)
+    names, replace, sync = [], os.replace, stella.sync_folder
+
+    def refuse_second(source, target):
+        names.append(target)
+        if fault == "the second name" and names[1:] == [target]:
+            raise OSError(16, "Device or resource busy")
+        replace(source, target)
+
+    def interrupt(path):
+        sync(path)
+        if len(names) == {"Ctrl-C after the first name": 1, "Ctrl-C after the second": 2}.get(fault):
+            raise stella.Interrupted(2)
+
+    monkeypatch.setattr(os, "replace", refuse_second)
+    monkeypatch.setattr(stella, "sync_folder", interrupt)
+    with pytest.raises((stella.LocalError, stella.Interrupted)):
+        stella.write_files([(str(tmp_path / name), b"new " + name.encode()) for name in OLD])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
+def test_pair_that_is_written_leaves_nothing_beside_it(tmp_path):
+    for _ in range(2):
+        stella.write_files([(str(tmp_path / name), b"new") for name in OLD])
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(OLD, b"new")
+
+
+def test_verify_looks_at_no_setting_of_the_gateway():
+    bad = {"STELLA_SERVER": "http://far.example", "STELLA_TENANT": "a\nb", "STELLA_TOKEN": "a b"}
+    config = stella.load_config({}, bad, with_token=False)
+    assert (config.server, config.tenant, config.token) == ("https://stella.local", "", "")
+
+
+@pytest.mark.parametrize("answer", ["204 No Content", "206 Partial", "gzip"])
+def test_signed_document_is_nothing_but_the_exact_bytes_of_a_200(cli, tmp_path, answer):
+    status, coding = ("200 OK", "Content-Encoding: gzip\r\n") if answer == "gzip" else (answer, "")
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n{coding}\r\n".encode()
+    with Wire(head) as wire:
+        done = cli("manifest", "r", "--output", tmp_path / "m", "--server", wire.url, env={"STELLA_TOKEN": "secret"})
+    assert (done.code, os.listdir(tmp_path)) == (1, []), done
+    assert "not the exact bytes" in done.err
+    assert "see --server" in done.err
