@@ -6,6 +6,7 @@ JSON, the profile schema and selectors have tables of their own in test_schema.
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import pytest
@@ -550,3 +551,23 @@ def test_number_keeps_its_spelling(text):
     ({"a": {"b": 1}}, 2, False), ([1, [2, {"a": []}]], 3, True), ([1, [2, {"a": []}]], 4, False), (["[[["], 1, False)])
 def test_nesting(value, limit, deeper):
     assert stella.nests_deeper(value, limit) is deeper
+
+
+# ---- what the audit's mutants showed to be untried --------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["py", "pyc", "so", "pth", "pyd", "dll", "PY"])
+def test_name_that_python_takes_for_code_is_given_another(ending):
+    assert stella.safe_name("json." + ending) == "_json." + ending
+    assert stella.safe_name("json.%s.tar" % ending) == "json.%s.tar" % ending
+
+
+@pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="this Python has no such limit")
+def test_number_beyond_a_lower_limit_of_python_keeps_its_spelling():
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(640)
+    try:
+        number = stella.parse_json(b"[%s]" % (b"7" * 1000), "it", keep_numbers=True)[0]
+    finally:
+        sys.set_int_max_str_digits(before)
+    assert stella.json_text(number) == "7" * 1000
