@@ -269,6 +269,13 @@ class Interrupted(BaseException):
         self.signal_number = signal_number
 
 
+def find_interrupt(error: BaseException | None) -> Interrupted | None:
+    """`error`, or what it covers, where that is Ctrl-C: it may come amid a lock or a clean-up, which then fails."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error
+
+
 class OutputClosed(BaseException):
     """The reader of standard output went away."""
 
@@ -3345,6 +3352,19 @@ def lock_file(descriptor: int) -> bool | None:
     return False
 
 
+def start_thread(work: Callable[..., None], *arguments: Any) -> Any:
+    """A running thread that does not outlive the process; LocalError where the system starts none."""
+    import threading
+
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        hint = "raise its limit of processes (ulimit -u)"
+        raise LocalError("this system starts no further thread", hint=hint) from None
+    return thread
+
+
 class PartDigest:
     """SHA-256 of a .part, in a thread of its own that follows the bytes: reading and hashing release the interpreter's
     lock, as receiving does, so the digest is ready when the last byte is.
@@ -3364,8 +3384,7 @@ class PartDigest:
         self._at = 0  # bytes that were hashed
         self._ended = False
         self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._follow)
 
     def advance(self, limit: int) -> None:
         """The bytes before `limit` are there, and stay as they are."""
@@ -3391,7 +3410,7 @@ class PartDigest:
             self._ended = True
             self._limit = 0
             self._news.notify()
-        self._thread.join()
+        self._thread.join(FILL_SECONDS)  # after a Ctrl-C at an odd moment it may never hear of it, and harms nobody
 
     def _follow(self) -> None:
         view = memoryview(bytearray(TAR_BUFFER_BYTES))
@@ -3406,8 +3425,8 @@ class PartDigest:
                 count = self._part.read_at(self._at, view[:left])
                 if not count:
                     raise OSError(0, "it is shorter than it was")
-            except OSError as error:
-                self._error = error
+            except (OSError, ValueError) as error:  # or .part was closed meanwhile
+                self._error = error if isinstance(error, OSError) else OSError(0, str(error))
                 return
             self._hasher.update(view[:count])
             self._at += count
@@ -3480,8 +3499,11 @@ class PartFile:
         return size - min(getattr(facts, "st_blocks", size) * 512, facts.st_size)
 
     def read_sidecar(self) -> Document | None:
-        """What the sidecar says, or None when there is none that can be read."""
-        if not os.path.isfile(self.sidecar_path):  # a FIFO would hang
+        """What the sidecar says, or None when there is none that can be read. A FIFO would hang; a link may lead to
+        .part itself, and closing that here would give up its lock.
+        """
+        facts = os.lstat(self.sidecar_path) if os.path.isfile(self.sidecar_path) else None
+        if facts is None or os.path.islink(self.sidecar_path) or facts.st_nlink > 1:
             return None
         try:
             return parse_object(read_small(self.sidecar_path, "sidecar", MAX_CONFIG_BYTES), "sidecar")
@@ -3576,6 +3598,16 @@ class PartFile:
             self.file.close()
         else:
             self.discard()
+
+
+def sweep_sidecar(target: str) -> None:
+    """Removes what a kill between a bundle's renaming and the end of the clean-up has left."""
+    part = target + ".part"
+    if os.path.lexists(part + ".json") and not os.path.lexists(part):
+        try:
+            PartFile(target).keep()
+        except StellaError:
+            pass  # another process has begun meanwhile, or the folder cannot be written; nobody is misled by it
 
 
 # ==================================================================================================
@@ -3887,7 +3919,6 @@ class ArchiveSource:
     def _start_program(self) -> None:
         """zstd, with a second thread that feeds it."""
         import subprocess
-        import threading
 
         try:
             self._process = subprocess.Popen(
@@ -3898,8 +3929,7 @@ class ArchiveSource:
             raise ConfigError("cannot run %s: %s" % (printable(self._program), error.strerror)) from None
         for pipe in (self._process.stdin, self._process.stdout):
             widen_pipe(pipe.fileno())
-        self._feeder = threading.Thread(target=self._feed, daemon=True)
-        self._feeder.start()
+        self._feeder = start_thread(self._feed)
 
     def _feed(self) -> None:
         """The second thread: file to hash and to zstd. When zstd stops taking, the hash goes on alone."""
@@ -4647,6 +4677,9 @@ class HeadReader:
             line += self.file.read(min(seen.find(b"\n") + 1 or len(seen), limit - len(line)))
         return line
 
+    def flush(self) -> None:
+        """Nothing is written; http.client asks for it when Ctrl-C comes in the middle of a head."""
+
     def close(self) -> None:
         """Closes the file, as http.client does after a bad status line."""
         self.file.close()
@@ -4669,13 +4702,15 @@ def final_response_class() -> Any:
     import http.client
 
     class FinalResponse(http.client.HTTPResponse):
+        fp: Any = None  # Ctrl-C before there is one must not have __del__ complain
+
         def __init__(self, sock: Any, *arguments: Any, **named: Any) -> None:
             super().__init__(sock, *arguments, **named)
             self.patience_seconds: float = sock.gettimeout()
 
         def _read_status(self) -> tuple[str, int, str]:
             for _ in range(MAX_INTERIM_ANSWERS):
-                self.fp.end = None  # type: ignore[attr-defined]
+                self.fp.end = None
                 version, status, reason = super()._read_status()  # type: ignore[misc]
                 if status == 101:
                     raise http.client.HTTPException("it changes the protocol (status 101)")
@@ -4687,7 +4722,7 @@ def final_response_class() -> Any:
         def begin(self) -> None:
             body = self.fp
             try:  # Ctrl-C may come at any moment
-                self.fp = HeadReader(body, self.patience_seconds)  # type: ignore[assignment]
+                self.fp = HeadReader(body, self.patience_seconds)
                 super().begin()
             finally:
                 if self.fp is not None:  # a bad status line has closed it
@@ -5035,6 +5070,9 @@ class Http:
                 raw, used_socket = self._roundtrip(connection, request, headers)
             except Exception as error:  # noqa: BLE001 - tls_error raises what it does not know
                 connection.close()
+                interrupted = find_interrupt(error)
+                if interrupted is not None:
+                    raise interrupted from None
                 if used and not isinstance(error, socket.timeout):  # closed while it was idle (RFC 9112 9.3.1)
                     continue
                 raise tls_error(error, request.url, self.config) from None
@@ -6385,6 +6423,14 @@ class StreamSink:
         self.hasher.update(data)
         self.written += len(data)
 
+    def read_at(self, _: int, __: memoryview) -> int:
+        """Nothing comes back."""
+        self.truncate(0)
+        return 0
+
+    def sync(self) -> None:
+        """The reader's affair."""
+
     def write_sidecar(self, facts: Document) -> None:
         """A stream has no sidecar."""
 
@@ -6536,11 +6582,13 @@ class Transfer:
             self.begin(spans)
         else:
             self.restart()
+        if spans and not self.stated.sha256:  # only the source that they are from can go on with them
+            sources.sort(key=lambda source: source[0] != self.source)
         for index, (name, url) in enumerate(sources):
-            if name != self.source and not self.stated.sha256:
-                self.restart()  # nothing says that this source has the same bytes
+            if name != self.source and self.stated.sha256:
+                self.expected.etag = ""  # an entity tag means something to the server that gave it only,
             elif name != self.source:
-                self.expected.etag = ""  # an entity tag means something to the server that gave it only
+                self.expected = Expected(self.stated.size, "")  # and a digest of its own says nothing of others' bytes
             self.source = name
             try:
                 self._fetch_from(url)
@@ -6548,24 +6596,25 @@ class Transfer:
             except StellaError as error:
                 if index + 1 == len(sources) or isinstance(error, (LocalError, VerificationError)):
                     raise
-                self.app.console.warn("the %s failed (%s); going on with the gateway" % (name, error.message))
+                names = (name, error.message, sources[index + 1][0])
+                self.app.console.warn("the %s failed (%s); going on with the %s" % names)
         raise NetworkError("the run has no source for its bundle")
 
     def begin(self, spans: Sequence[Span]) -> None:
         """Takes `spans` for given, which the sink has, and plans what is missing."""
-        size, parallel = self.expected.size, self.wants_pieces()
-        if not parallel and spans:  # only a prefix is of use
-            spans = spans[:1] if spans[0][0] == 0 else []
+        size = self.expected.size
         front = spans[0][1] if spans and spans[0][0] == 0 else 0
+        if size is None:  # only a prefix is of use
+            spans = [(0, front)] if front else []
         self.digest.stop()
         self.sink.truncate(spans[-1][1] if spans else 0)
-        if parallel and size is not None and front < size:
+        gaps: list[tuple[int, int | None]] = [(front, None)] if size is None else [*find_gaps(spans, size)]
+        if not gaps and not (front and self.expected.sha256):
+            gaps = [(front, size)]  # every byte is here, but no digest will tell whether they are right
+        elif size is not None and self.wants_pieces():
             piece_bytes = min(max(PIECE_BYTES, size // PIECES), MAX_PIECE_BYTES)
-            self.pieces = [Piece(*span) for span in cut_pieces(find_gaps(spans, size), piece_bytes)]
-        elif size is None or front < size or not (front and self.expected.sha256):
-            self.pieces = [Piece(front, size)]
-        else:
-            self.pieces = []  # every byte is here, and the digest will tell whether they are right
+            gaps = [*cut_pieces(find_gaps(spans, size), piece_bytes)]
+        self.pieces = [Piece(*gap) for gap in gaps]
         self.answers = 1 if spans else 0
         self.digest = self.sink.digester()
         self.digest.advance(front)
@@ -6585,19 +6634,28 @@ class Transfer:
             return self.pieces[0].at if self.pieces else self.expected.size or 0
         return self.expected.size - sum((piece.end or self.expected.size) - piece.at for piece in self.pieces)
 
+    def spans(self, size: int) -> list[Span]:
+        """What is there of `size` bytes."""
+        with self.lock:
+            return find_gaps([(piece.at, piece.end or size) for piece in self.pieces if not piece.is_done()], size)
+
+    def has_holes(self) -> bool:
+        """True when what is here is more than a prefix."""
+        return len(self.pieces) > 1 or (bool(self.pieces) and self.pieces[0].end != self.expected.size)
+
     def _fetch_from(self, url: Url) -> None:
-        """All attempts at one source. An attempt that brought a good piece starts the count again: a
-        link that breaks every minute must not end a transfer of hours.
+        """All attempts at one source. One that got further than all before it starts their count again: a link that
+        breaks every minute must not end a transfer of hours, and one that has to start again from zero ever so
+        often must.
         """
-        failures = 0
+        failures, furthest = 0, self.done_bytes()
         while self.pieces:
-            before = self.done_bytes()
-            if before and not (self.expected.sha256 or is_strong(self.expected.etag)):
-                self.restart()  # nothing could tell that the rest belongs to what is here
             try:
                 self._attempt(url, failures + 1)
             except TransportError as error:
-                failures = 1 if self.done_bytes() - before >= CHUNK_BYTES else failures + 1
+                failures += 1
+                if self.done_bytes() - furthest >= CHUNK_BYTES:
+                    failures, furthest = 1, self.done_bytes()
                 if failures > self.app.config.retries:
                     raise self.incomplete(error) from None
                 self.http.pause(self.http.backoff(failures, error.retry_after), error.message)
@@ -6608,29 +6666,58 @@ class Transfer:
 
     def _attempt(self, url: Url, attempt: int) -> None:
         """One request and what follows from its answer; TransportError when it broke off."""
-        piece, parallel = self.pieces[0], self.wants_pieces()
-        response = self.ask(url, piece.at, piece.end if parallel and not piece.is_done() else None, attempt)
+        piece, parallel, there = self.pieces[0], self.wants_pieces(), self.done_bytes()
+        tied = not there or bool(self.expected.sha256) or is_strong(self.expected.etag)
+        start, end = (piece.at, piece.end) if tied else (0, None)  # nothing could tell that the rest belongs to this
+        if piece.is_done() or not (parallel or self.has_holes()):
+            end = None
+        response = self.ask(url, start, end, attempt)
         try:
-            plan = self._plan(response, piece, parallel)
+            plan = self._plan(response, start, end)
             if plan.action == "finish":
                 self.pieces.clear()
                 return
-            if self.done_bytes() and (plan.action == "restart" or (plan.action == "take" and plan.start != piece.at)):
-                self.app.console.warn("starting again from zero: %s" % plan.reason)
+            again = plan.action == "restart" or response.status == 200
             if plan.action == "restart":
-                self.connections = 1
+                self._say_again(there, plan.reason)
                 self.restart()
             if plan.action != "take":
+                self.connections = 1 if again else self.connections
                 raise TransportError(plan.reason)
-            if parallel and response.status == 206 and is_strong(self.expected.etag):
+            if again:
+                known = self._compare_start(response) if plan.total is None and self.stated.sha256 and piece.at else 0
+                self._say_again(there - known, plan.reason or "nothing ties what is here to this bundle")
+                self.connections = 1
+                self.begin([(0, known)] if known else [])
+            elif not is_strong(self.expected.etag):
+                self.use_one_connection()
+            if (parallel and self.connections > 1) or self.has_holes():
                 self._learn(plan, pieces=True)
-                SideBySide(self, url).run(piece, response)
-                return
-            self.use_one_connection(plan.start)
-            self._learn(plan)
-            self._receive_rest(response, plan)
+                SideBySide(self, url).run(self.pieces[0], response, end)
+            else:
+                self.use_one_connection()
+                self._learn(plan)
+                self._receive_rest(response, plan)
         finally:
             response.close(reuse=True)
+
+    def _say_again(self, lost: int, reason: str) -> None:
+        if lost:
+            self.app.console.warn("starting again from zero: %s" % reason)
+
+    def _compare_start(self, response: Response) -> int:
+        """How much of the start of a whole answer is here already; TransportError where it begins otherwise, as a
+        captive portal's page does: for that .part is not given up.
+        """
+        front = min(self.pieces[0].at, CHUNK_BYTES)
+        view, here, seen = memoryview(bytearray(front)), memoryview(bytearray(front)), 0
+        self.sink.read_at(0, here)
+        while seen < front:
+            count = response.read_into(view[seen:])
+            if not count or view[seen : seen + count] != here[seen : seen + count]:
+                raise TransportError("the server sent something else for the bundle")
+            seen += count
+        return seen
 
     def ask(self, url: Url, start: int, end: int | None, attempt: int) -> Response:
         """An answer of status 200, 206 or 416 to one request; else the error that it stands for."""
@@ -6648,10 +6735,9 @@ class Transfer:
         passing.retry_after = self.http.retry_after(response.headers)
         raise passing
 
-    def _plan(self, response: Response, piece: Piece, parallel: bool) -> Plan:
+    def _plan(self, response: Response, start: int, end: int | None) -> Plan:
         """decide_answer, and what the head says of ETag and digest."""
-        end = piece.end if parallel else None
-        plan = decide_answer(piece.at, end, self.expected, response.status, response.headers)
+        plan = decide_answer(start, end, self.expected, response.status, response.headers)
         if plan.action != "take":
             return plan
         etag, sha256 = response.headers.get("etag", ""), header_digest(response.headers)
@@ -6662,14 +6748,11 @@ class Transfer:
             self.expected.sha256 = sha256 or (self.expected.sha256 if plan.start else "")
         return plan
 
-    def use_one_connection(self, start: int | None = None) -> None:
-        """Goes on with one connection, at `start` or where the first gap begins: what lies behind that is given up."""
+    def use_one_connection(self) -> None:
+        """Goes on with one connection, which fills gap after gap."""
         self.connections = 1
-        front = self.pieces[0].at
-        if start not in (None, front):
-            self.begin([])
-        elif len(self.pieces) > 1 or self.pieces[0].end != self.expected.size:
-            self.begin([(0, front)] if front else [])
+        if self.expected.size is not None and len(self.pieces) > 1:
+            self.pieces = [Piece(*gap) for gap in find_gaps(self.spans(self.expected.size), self.expected.size)]
 
     def _learn(self, plan: Plan, pieces: bool = False) -> None:
         """The size from the head of an answer; the sidecar is on disk before the first byte."""
@@ -6683,10 +6766,8 @@ class Transfer:
         facts = {"version": 1, "runId": self.run_id, "source": self.source, "size": self.expected.size}
         facts.update(etag=self.expected.etag, sha256=self.expected.sha256)
         if pieces and self.expected.size is not None:
-            with self.lock:
-                missing = [(piece.at, piece.end or self.expected.size) for piece in self.pieces if not piece.is_done()]
-            self.sink.sync()  # before the sidecar says that it is there
-            facts["done"] = [[start, end] for start, end in find_gaps(missing, self.expected.size)]
+            facts["done"] = [[start, end] for start, end in self.spans(self.expected.size)]
+        self.sink.sync()  # before the sidecar says that it is there
         self.sink.write_sidecar(facts)
 
     def _receive_rest(self, response: Response, plan: Plan) -> None:
@@ -6728,7 +6809,7 @@ class Transfer:
 
 
 class SideBySide:
-    """Several connections, each fetching pieces of one bundle into their places.
+    """Several connections, each fetching pieces of one bundle into their places, or one that fills gap after gap.
 
     One that fails more than --retries times in a row leaves its piece to the others. An answer that does not
     fit ends them all: the transfer goes on with one connection.
@@ -6746,21 +6827,19 @@ class SideBySide:
         self.failure: Exception | None = None  # of the last connection that gave up
         self.misfit: StellaError | None = None  # an answer that does not fit the pieces
 
-    def run(self, piece: Piece, response: Response) -> None:
-        """To the end of every piece, `response` being the answer for the first; TransportError when they gave up."""
-        import threading
-
+    def run(self, piece: Piece, response: Response, end: int | None) -> None:
+        """To the end of every piece, `response` being the answer for the first, up to `end`; TransportError when they
+        gave up.
+        """
         transfer = self.transfer
         for each in transfer.pieces:
             each.claimed = each is piece
         before = transfer.done_bytes()
         count = min(transfer.connections, len(transfer.pieces))
-        firsts: list[tuple[Any, ...]] = [(piece, response, piece.end), *[(None, None, None)] * (count - 1)]
         try:
-            for first in firsts:
-                thread = threading.Thread(target=self._work, args=first, daemon=True)
-                thread.start()
-                self.threads.append(thread)  # only now: Ctrl-C may come in between, and only what runs can be joined
+            self.threads.append(start_thread(self._work, piece, response, end))
+            for _ in range(count - 1):
+                self._start_another()
             self._attend()
         finally:
             self._stop()
@@ -6769,14 +6848,22 @@ class SideBySide:
             transfer.record(pieces=bool(transfer.pieces))
         if not transfer.pieces:
             return
-        if self.misfit is not None:
+        if self.misfit is not None and transfer.connections > 1:
             transfer.app.console.warn("going on with one connection: %s" % self.misfit.message)
             transfer.use_one_connection()
-            transfer.record(pieces=False)
             return
+        if self.misfit is not None:
+            raise self.misfit
         if isinstance(self.failure, TransportError) and transfer.done_bytes() - before < CHUNK_BYTES:
             raise transfer.incomplete(self.failure)  # each has tried as often as --retries says
         raise self.failure or NetworkError("the connections ended early")
+
+    def _start_another(self) -> None:
+        """One more connection, where the system gives a thread for it."""
+        try:
+            self.threads.append(start_thread(self._work, None, None, None))
+        except LocalError as error:
+            self.transfer.app.console.warn("going on with %d connections: %s" % (len(self.threads), error.message))
 
     def _attend(self) -> None:
         """Shows progress and keeps the sidecar up to date while the connections are at work."""
@@ -6957,10 +7044,12 @@ def say_how_to_go_on(
     text = "%s are in %s; go on with: %s" % (size_text(done), printable(part.path), command)
     if not done:
         text = "nothing has arrived; try again with: %s" % command
-    if isinstance(error, StellaError):
-        error.hint = text
-    else:
+    if isinstance(error, Interrupted):
         app.console.err("stella: " + text)
+    elif isinstance(error, (NetworkError, LocalError)):
+        error.hint = text
+    elif done:  # the answer's own hint says what has to change before
+        error.details.append(text)
 
 
 def prepare_part(app: App, transfer: Transfer, part: PartFile, resume: bool) -> list[Span]:
@@ -7008,6 +7097,7 @@ def download_bundle(app: App, run: Document, target: str, resume: bool, connecti
     if digest and os.path.isfile(target):
         size, sha256 = file_facts(target)
         if sha256 == digest:
+            sweep_sidecar(real_path(target))
             return download_report(run, target, size, sha256, "already complete", "", app.clock.monotonic() - started)
     part = PartFile(target)
     try:
@@ -7020,7 +7110,7 @@ def download_bundle(app: App, run: Document, target: str, resume: bool, connecti
             raise wrong_digest(transfer, sha256, "nothing was written to %s" % printable(target))
         size = part.size()
         part.finish()
-    except (NetworkError, LocalError, Interrupted) as error:
+    except (StellaError, Interrupted) as error:
         if not part.file.closed:
             say_how_to_go_on(app, error, part, transfer, command)
         raise
@@ -8757,6 +8847,25 @@ def complete_python() -> None:
         sys.modules.update({"json": module, "json.encoder": encoder})
 
 
+def report_failure(failure: BaseException, console: Console) -> int:
+    """Says what went wrong; gives the exit code."""
+    if isinstance(failure, StellaError):
+        console.error(failure)
+        return failure.exit_code
+    if isinstance(failure, ImportError):
+        hint = "install the whole Python; Debian's python3-minimal alone is enough for --help and verify only"
+        console.error(ConfigError("this Python has no module %s" % failure.name, hint=hint))
+        return EXIT_CONFIG
+    line = 0  # a fault of stella's own: where, but neither text nor values of it
+    trace = failure.__traceback__
+    while trace is not None:
+        line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == __file__ else line
+        trace = trace.tb_next
+    console.err("stella: unexpected %s at line %d of stella.py %s" % (type(failure).__name__, line, VERSION))
+    console.err("  this is a fault of stella's; please report it with the command you typed")
+    return EXIT_UNEXPECTED
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs stella; the exit code of contract 5."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -8764,31 +8873,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         complete_python()
         return run_command(arguments, console)
-    except StellaError as error:
-        console.error(error)
-        return error.exit_code
-    except Interrupted as interrupted:
-        console.clear_bar()
-        return end_by_signal(interrupted.signal_number)
     except KeyboardInterrupt:  # before the handlers stood
         return end_by_signal(2)
     except OutputClosed:
         import signal
 
         return end_by_signal(signal.SIGPIPE) if hasattr(signal, "SIGPIPE") else EXIT_UNEXPECTED
-    except ImportError as error:
-        hint = "install the whole Python; Debian's python3-minimal alone is enough for --help and verify only"
-        console.error(ConfigError("this Python has no module %s" % error.name, hint=hint))
-        return EXIT_CONFIG
-    except Exception as error:  # noqa: BLE001 - a fault of stella's own: where, but neither text nor values of it
-        line = 0
-        trace = error.__traceback__
-        while trace is not None:
-            line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == __file__ else line
-            trace = trace.tb_next
-        console.err("stella: unexpected %s at line %d of stella.py %s" % (type(error).__name__, line, VERSION))
-        console.err("  this is a fault of stella's; please report it with the command you typed")
-        return EXIT_UNEXPECTED
+    except (Interrupted, Exception) as error:  # noqa: BLE001 - no traceback ever reaches a user
+        interrupted = find_interrupt(error)
+        if interrupted is None:
+            return report_failure(error, console)
+        console.clear_bar()
+        return end_by_signal(interrupted.signal_number)
 
 
 if __name__ == "__main__":

@@ -608,6 +608,9 @@ def test_ctrl_c_in_a_watch_says_how_to_go_on(process, gw):
 MOMENTS = {
     "before the handlers stand": "stella.install_signals = lambda at_work: os.kill(os.getpid(), 2)",
     "after the work": "stella.main(COMMAND); os.kill(os.getpid(), 2)",
+    "amid a lock that is then lost": "import time\ndef work(*_):\n    try:\n        os.kill(os.getpid(), 2)\n"
+                                     "        time.sleep(9)\n    finally:\n        raise RuntimeError\n"
+                                     "stella.execute_command = work",
     "twice": "stella.execute_command = lambda *_: os.kill(os.getpid(), 2)\n"
              "stella.end_by_signal = lambda number: os.kill(os.getpid(), 2)",
 }

@@ -9,6 +9,7 @@ import itertools
 import json
 import random
 import re
+import sys
 import threading
 import time
 
@@ -196,9 +197,10 @@ def test_odd_answers_to_all_of_several_for_ever(get, name):
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_error_to_one_of_several_asks_one_connection_again(get, case):
-    with Scripted(CONTENT, *[Say()] * 3, ERRORS[case][0]) as server:
+    with Scripted(CONTENT, *[Say()] * 9, ERRORS[case][0]) as server:
         done, kept = get(server)
     assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
+    assert sum(end - start for start, end in spans(server.asked)) <= SIZE + 8 * PIECE  # what is there is kept
 
 
 @pytest.mark.parametrize("case", ERRORS)
@@ -209,6 +211,9 @@ def test_error_to_all_of_several_is_the_error_and_keeps_what_is_there(get, case)
         assert (done.code, kept.names) == (code, ["bundle.part", "bundle.part.json"]), done
         recorded = kept.recorded()
         assert sum(end - start for start, end in recorded) >= PIECE
+        assert "go on with: stella export download" in done.err
+        assert "--resume" in done.err
+        assert len(done.err.splitlines()) <= 6
         server.asked.clear()
         server.after = Say()
         done, kept = get(server, "--resume")
@@ -294,12 +299,12 @@ def test_resume_with_another_number_of_connections(get, first, then):
         recorded = kept.recorded()
         assert (done.code, recorded[0][0]) == (21, 0)
         server.asked.clear()
-        server.after = Say()
+        server.after, server.most = Say(), 0
         done, kept = get(server, "--connections", then, "--resume")
     assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
-    assert overlap(spans(server.asked), recorded[:1] if then == "1" else recorded) == 0
+    assert overlap(spans(server.asked), recorded) == 0
     if then == "1":
-        assert [text.partition(" ")[0] for text in server.asked] == [f"{recorded[0][1]}-"]
+        assert (server.most, all(text.endswith(' if "v1"') for text in server.asked)) == (1, True)
 
 
 @pytest.mark.parametrize("case", ["the same", "another version"])
@@ -366,3 +371,63 @@ def test_attempts_of_connections_do_not_multiply(get):
         done, _ = get(server, "--retries", "3")
     assert done.code == 21, done
     assert len(server.asked) <= 1 + 4 * 4
+
+
+@pytest.mark.parametrize("digest", [True, False], ids=["digest known", "no digest"])
+@pytest.mark.parametrize("etag", ['W/"v1"', ""], ids=["a weak ETag", "no ETag"])
+def test_holes_are_filled_without_an_etag_only_where_the_digest_is_known(get, left, target, etag, digest):
+    """Nothing but the digest tells then that the pieces belong together."""
+    with Scripted(CONTENT, digest=digest) as server:
+        recorded = left(server).recorded()
+        server.etag = etag
+        sidecar = target.with_name("bundle.part.json")
+        sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "etag": etag}))
+        done, kept = get(server, "--resume")
+    assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
+    assert "if" not in " ".join(server.asked)
+    assert (overlap(spans(server.asked), recorded) == 0) == digest
+
+
+@pytest.mark.parametrize("name", ["cut", "silent", "206 in slices", "503", "closed without an answer"])
+def test_one_connection_fills_hole_after_hole_over_a_bad_link(get, left, name):
+    with Scripted(CONTENT) as server:
+        recorded = left(server).recorded()
+        server.script, server.most = [Say(), ROWS[name].say, Say(), ROWS[name].say], 0
+        done, kept = get(server, "--resume", "--connections", "1")
+    assert (done.code, kept.names, kept.target == CONTENT, server.most) == (0, ["bundle"], True, 1), done
+    assert overlap(spans(server.asked), recorded) == 0
+
+
+@pytest.mark.parametrize("name", ["206 from a later byte", "206 of another version", "416 with another size"])
+def test_one_connection_that_fills_holes_and_gets_odd_answers_for_ever_ends(get, left, name):
+    with Scripted(CONTENT) as server:
+        left(server)
+        server.script, server.after = [Say(slice=100)], ROWS[name].say
+        done, kept = get(server, "--resume", "--connections", "1", "--retries", "2")
+        assert done.code == (0 if name == "206 from a later byte" else 21), done
+        assert len(server.asked) <= 8
+        server.after = Say()
+        done, kept = get(server, "--resume")
+    assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2, 3])
+def test_system_that_starts_few_threads(get, monkeypatch, threads):
+    """One follows the bytes and hashes; one for each connection."""
+    begin, started = threading.Thread.start, []
+
+    def start(thread):
+        if "start_thread" in sys._getframe(1).f_code.co_name:
+            started.append(thread)
+            if len(started) > threads:
+                raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    with Scripted(CONTENT) as server:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        done, kept = get(server)
+        monkeypatch.undo()
+    if threads < 3:  # the first digest's thread ends when the pieces are planned
+        assert (done.code, kept.target) in ((1, None), (0, CONTENT)), done
+    assert "unexpected" not in done.err
+    assert "starts no further thread" in done.err

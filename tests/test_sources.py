@@ -158,6 +158,26 @@ def test_several_connections_to_the_object_store_and_the_rest_from_the_gateway(g
     assert overlap(spans(gateway.asked), [(0, 16384)]) == 0
 
 
+@pytest.mark.parametrize("source", ["gateway", "object store"])
+def test_part_without_a_digest_is_given_up_only_for_an_answer(get, source):
+    """Only the source that it is from can go on with it: that one is asked first."""
+    first = {"object store": [Say(cut=1000)], "gateway": [Say(status=404)]}[source]
+    store = Scripted(CONTENT, *first, after=Say(status=503))
+    with store, Scripted(CONTENT, Say(cut=1000), after=Say(status=503), distribution=place(), digest=False) as gateway:
+        if source == "object store":
+            gateway.script = []
+        done, kept = get(gateway, store, "--retries", "0")
+        assert (done.code, kept.part == CONTENT[:1000], kept.facts["source"]) == (21, True, source), done
+        done, kept = get(gateway, store, "--retries", "0", "--resume")  # a bad day
+        assert (done.code, kept.part == CONTENT[:1000], kept.facts["source"]) == (21, True, source), done
+        gateway.asked.clear()
+        store.asked.clear()
+        gateway.after = store.after = Say()
+        done, kept = get(gateway, store, "--resume")
+    assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
+    assert (store.asked, gateway.asked) == (([], [on(1000)]) if source == "gateway" else ([on(1000)], []))
+
+
 # ---- redirects and presigned URLs ------------------------------------------------------------------
 
 def redirected(gateway, *urls):
