@@ -125,6 +125,7 @@ MAX_PAGES = 100000  # of one list, 200 items each
 MAX_EMPTY_PAGES = 100  # in a row
 MAX_PAX_BYTES = 16 * KIB  # of one extended tar header; a path has at most 4096
 MAX_TAR_PADDING_BYTES = MIB  # zero blocks after the end-of-archive mark; tar pads to 10 KiB
+MAX_WINDOW_BYTES = 128 * MIB  # of a zstd frame: more than this zstd refuses without --long
 TAR_BUFFER_BYTES = 256 * KIB  # fits the second-level cache, so that what was just read is hashed from there
 CHUNK_BYTES = MIB  # 16 KiB buffers cost twice the time
 FILL_SECONDS = 0.2  # a buffer is written when it is full or this old
@@ -2977,7 +2978,11 @@ class Console:
         self.write_bytes((self.redacted(text) + "\n").encode(encoding, "backslashreplace"))
 
     def document(self, text: str) -> None:
-        """JSON, YAML or a script on standard output: always UTF-8, lone surrogates as the escapes they came as."""
+        """JSON, YAML or a script on standard output: always UTF-8, lone surrogates as the escapes they came as. Who
+        sends our token back does not get it into the log of a CI job.
+        """
+        for secret in self.secrets:
+            text = text.replace(secret, "[secret]")
         if self.out_is_terminal:
             text = "".join(char if is_visible(char) or char == "\n" else json_escape(char) for char in text)
         self.write_bytes(text.encode("utf-8", "backslashreplace"))
@@ -3129,6 +3134,12 @@ def check_file_name(path: str) -> None:
     if os.path.isdir(path) or not os.path.basename(path):
         reason = "it is a folder" if os.path.isdir(path) else "it ends in /; name a file"
         raise LocalError("cannot write %s: %s" % (printable(path), reason))
+
+
+def check_output(output: str) -> None:
+    """LocalError, before any work is done for it, where --output can be no file."""
+    if output not in ("", "-"):
+        check_file_name(output)
 
 
 class AtomicFile:
@@ -3841,6 +3852,18 @@ def sniff_compression(head: bytes | memoryview) -> str:
     return "gzip" if magic[:2] == b"\x1f\x8b" else "none"
 
 
+def zstd_window(head: bytes) -> int:
+    """Bytes of memory that the first frame of a zstd stream needs (RFC 8878 3.1.1.1), 0 where `head` does not tell."""
+    if sniff_compression(head) != "zstd" or head[0] != 0x28 or len(head) < 18:
+        return 0
+    single, dictionary_bytes, size_bytes = head[4] & 0x20, (0, 1, 2, 4)[head[4] & 3], (1, 2, 4, 8)[head[4] >> 6]
+    if single:  # the window is the content
+        start = 5 + dictionary_bytes
+        return int.from_bytes(head[start : start + size_bytes], "little")
+    base = 1 << (10 + (head[5] >> 3))
+    return base + base // 8 * (head[5] & 7)
+
+
 def find_codec(compression: str) -> Callable[[], Any] | None:
     """What makes a decompressor of this Python, or None."""
     if compression == "gzip":
@@ -3910,6 +3933,7 @@ class ArchiveSource:
             self._file.close()
             raise ConfigError("the bundle %s is a device, which may never end" % printable(path))
         self.compression = sniff_compression(self._head)
+        self._window = zstd_window(bytes(self._head[:18]))
         self._new_codec = find_codec(self.compression)
         self._program = ""
         if self.compression == "zstd" and (self._new_codec is None or config.programs["zstd"]):
@@ -3968,7 +3992,7 @@ class ArchiveSource:
             count: int = self._process.stdout.readinto(view)
             status = 0 if count else self._process.wait()
             if status > 0 and decompresses(self._program):
-                raise ArchiveError("the zstd stream is damaged, or goes on after its end")
+                raise self._damage()
             if status:
                 raise ConfigError("%s does not work (exit status %d)" % (printable(self._program), status))
             return count
@@ -3995,7 +4019,7 @@ class ArchiveSource:
             except Exception as error:  # zlib.error and compression.zstd.ZstdError have no common base
                 if isinstance(error, MemoryError):
                     raise
-                raise ArchiveError("the %s stream is damaged, or goes on after its end" % self.compression) from None
+                raise self._damage() from None
             self._pending = getattr(self._codec, "unconsumed_tail", b"")
             if self._codec.eof:
                 self._pending, self._codec = self._codec.unused_data, None
@@ -4004,6 +4028,13 @@ class ArchiveSource:
                 return len(out)
             if ended and self._codec is not None:
                 raise ArchiveError("the %s stream ends early" % self.compression)
+
+    def _damage(self) -> Exception:
+        """Why a stream cannot be decompressed."""
+        if self._window > MAX_WINDOW_BYTES:
+            need, most = size_text(self._window), size_text(MAX_WINDOW_BYTES)
+            return ConfigError("the bundle needs %s of memory to decompress, and zstd takes %s at most" % (need, most))
+        return ArchiveError("the %s stream is damaged, or goes on after its end" % self.compression)
 
     def facts(self) -> tuple[int, str]:
         """(size in bytes, SHA-256 hex) of the file as stored."""
@@ -4023,7 +4054,8 @@ class ArchiveSource:
             self._process.kill()
             self._process.wait()
             self._process.stdout.close()
-            self._feeder.join()
+            if self._feeder is not None:
+                self._feeder.join()
         self._file.close()
 
 
@@ -4530,6 +4562,8 @@ class DpopSigner:
         # The empty password: openssl must not ask the terminal for one.
         command = [self.openssl, "pkey", "-in", config.dpop_key, "-passin", "pass:", "-pubout", "-outform", "DER"]
         status, der, _ = run_program(command)
+        if status != 0 and run_program([self.openssl, "version"])[0] != 0:
+            raise ConfigError("%s does not work (exit status %d)" % (printable(self.openssl), status))
         try:
             key = split_spki(der) if status == 0 else None
             kind, point = parse_key_bits(*read_der(key[0], 0x06), key[1]) if key else ("", ())
@@ -6259,7 +6293,8 @@ def watch_run(app: App, run_id: str, url: Url, as_json: bool, follow: bool, dead
         raise
     finally:
         app.console.clear_bar()
-        app.http.deadline = None
+        if app.http.deadline is not None:  # for the look at the run itself that follows
+            app.http.deadline = max(app.http.deadline, app.clock.monotonic() + LAST_LOOK_SECONDS)
     return watcher
 
 
@@ -6272,6 +6307,14 @@ def fetch_outcome(app: App, run_id: str, watcher: Watcher, run: Document) -> Doc
             raise
         app.console.warn("cannot read the run itself: %s" % error.message)
         return {**run, "status": watcher.status, "error": watcher.final.get("error")}
+
+
+def final_status(app: App, told: str, run: Document) -> str:
+    """The run's status by its last event and by itself; where they differ, what is not a success, with a warning."""
+    status = as_text(run.get("status"))
+    if told and status in FINAL_STATUSES and status != told:
+        app.console.warn("the last event says that the run %s, the run itself says %s" % (told, status))
+    return status if status in FINAL_STATUSES and told in ("", "succeeded") else told or status
 
 
 def raise_for_status(run_id: str, status: str, run: Document, final: Document | None = None) -> None:
@@ -7364,8 +7407,8 @@ def raise_for_checks(run_id: str, checks: Sequence[Check]) -> None:
         hint = "do not use these files; fetch them again and compare the key with the tenant's"
         if failed == ["age"]:
             hint = "ask for a newer run, or allow more days"
-        if failed == ["run-id"]:  # the signatures are good
-            about = next(check.detail for check in checks if check.name == "run-id")
+        about = next((check.detail for check in checks if check.name == "run-id"), "")
+        if failed == ["run-id"] and " is about run " in about:  # the signatures are good
             hint = "%s; if that one is meant, verify it by its own id" % about
         raise VerificationError("run %s is refused: failed %s" % (printable(run_id), ", ".join(failed)), hint=hint)
     for check in checks:
@@ -7799,7 +7842,7 @@ def doctor_view(report: Document) -> list[str]:
 class Arg:
     """An argument: a positional (`RUN`), an option (`--reason`) or a flag (`--resume`).
 
-    kind: text, id, file, a kind of NUMBERS, switch (`--x`, `--x=false`), flag, list (repeatable).
+    kind: text, word and file (not empty), id, a kind of NUMBERS, switch (`--x`, `--x=false`), flag, list (repeatable).
     """
 
     __slots__ = ("choices", "default", "kind", "metavar", "name", "required", "text")
@@ -7842,7 +7885,7 @@ class Command:
 
 RUN = Arg("RUN", "run id", kind="id")
 PROFILE = Arg("PROFILE", "export profile id", kind="id")
-QUERY = Arg("--query", "print only the value at this dotted path, such as runId or progress.percent", "PATH")
+QUERY = Arg("--query", "print only the value at this dotted path, such as runId or progress.percent", "PATH", "word")
 DEADLINE = Arg("--deadline", "give up with exit 14 when the run is still active after this time", "SECONDS", "long")
 OFFLINE = Arg("--offline", "do not ask the registries of oci descriptors", kind="flag")
 REACH = (
@@ -8008,6 +8051,7 @@ def cmd_run_submit(app: App, args: Any) -> int:
     body["options"] = {"allowEmpty": bool(args.allow_empty)}
     if args.deadline is not None and not args.wait:
         raise UsageError("--deadline needs --wait", hint="add --wait, or give it to: stella export run watch")
+    check_output(args.output)
     run = app.gateway.submit_run(body)
     run_id = as_text(run.get("runId"))
     if not run_id:
@@ -8016,7 +8060,8 @@ def cmd_run_submit(app: App, args: Any) -> int:
     if args.wait:
         app.console.err("stella: submitted run %s" % printable(run_id))
         watcher = watch_run(app, run_id, app.gateway.link(run, "events"), False, True, args.deadline)
-        status, final, run = watcher.status, watcher.final, fetch_outcome(app, run_id, watcher, run)
+        final, run = watcher.final, fetch_outcome(app, run_id, watcher, run)
+        status = final_status(app, watcher.status, run)
     try:
         app.show(run, lambda: run_view(run), args.output, args.query)
     except StellaError as error:
@@ -8033,7 +8078,7 @@ RUN_SUBMIT = Command(
     (
         PROFILE,
         Arg("--selector", "what to export: tenant=, product=, sbom=, time=<from>,<to>", "KEY=VALUE", "list"),
-        Arg("--policy-snapshot", "policy snapshot to apply", "ID"),
+        Arg("--policy-snapshot", "policy snapshot to apply", "ID", "word"),
         Arg("--allow-empty", "let a run succeed that finds nothing (default false)", "true|false", "switch"),
         Arg("--wait", "go on as `run watch` and exit as it does", kind="flag"),
         DEADLINE, QUERY,
@@ -8060,7 +8105,7 @@ def cmd_run_ls(app: App, args: Any) -> int:
 RUN_LS = Command(
     "export run ls", "List runs, newest first.", cmd_run_ls,
     (
-        Arg("--profile", "only runs of this export profile (here not the saved defaults)", "PROFILE"),
+        Arg("--profile", "only runs of this export profile (here not the saved defaults)", "PROFILE", "word"),
         Arg("--status", "only this status; active means pending or running", choices=STATUSES),
         Arg("--tail", "the N most recent (default 50)", "N", "integer"),
         Arg("--all", "every run", kind="flag"),
@@ -8095,10 +8140,11 @@ def cmd_run_watch(app: App, args: Any) -> int:
     """GET /api/export/runs/{id}/events"""
     if args.follow and args.no_follow:
         raise UsageError("--follow and --no-follow cannot stand together")
+    check_output(args.output)
     url = app.gateway.run_url(args.run_id, "events")
     watcher = watch_run(app, args.run_id, url, args.json, not args.no_follow, args.deadline)
     run = fetch_outcome(app, args.run_id, watcher, {"runId": args.run_id})
-    status = watcher.status or as_text(run.get("status"))
+    status = final_status(app, watcher.status, run)
     if args.output:
         app.show(run, lambda: run_view(run), args.output)
     if not args.json and args.output != "-":
@@ -8353,12 +8399,12 @@ GLOBALS = (
     *(
         Arg(
             row.flag, row.help + ("; default %g" % row.default if row.kind in NUMBERS else ""), row.metavar,
-            "file" if row.kind == "path" else row.kind, choices=FORMATS if row.kind == "format" else (),
+            {"path": "file", "text": "word"}.get(row.kind, row.kind), choices=FORMATS if row.kind == "format" else (),
         )
         for row in SETTINGS
         if row.flag
     ),
-    Arg("--profile", "saved defaults from ~/.stella/profiles/NAME.toml", "NAME"),
+    Arg("--profile", "saved defaults from ~/.stella/profiles/NAME.toml", "NAME", "word"),
     Arg("--output", "write the full JSON, or the fetched file, to FILE; - is stdout", "FILE", "file"),
     Arg("--trace", "one line per request on standard error, with timing and correlation ids", kind="flag"),
     Arg("--allow-http", "accept http:// for a gateway that is not on this host", kind="flag"),
@@ -8757,11 +8803,12 @@ def parse_command(command: Command, head: list[str], rest: list[str]) -> tuple[A
         value = getattr(args, row.dest)
         if value is not None and value is not False:  # `--retries 0` counts
             flags[row.dest] = value
+    for row in (*GLOBALS, *command.args):
+        if row.kind in ("word", "file") and (flags.get(row.dest) == "" or getattr(args, row.dest, None) == ""):
+            hint = "an unset variable? see: %s --help" % usage
+            raise UsageError("%s has an empty value" % row.name, hint=hint)
     args.output = standard_name(flags.get("output") or getattr(args, "output", None) or "")
     args.query = getattr(args, "query", None) or ""
-    for row in command.args:
-        if row.kind == "file" and getattr(args, row.dest) == "":  # an unset variable of a script
-            raise UsageError("%s has an empty value" % row.name)
     return args, flags
 
 

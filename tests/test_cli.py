@@ -148,6 +148,11 @@ USAGE = {
     "without export and run": (("watch", "X"), '"watch" is no command', "did you mean: stella export run watch"),
     "both ways": (("export", "run", "watch", "X", "--follow", "--no-follow"), "cannot stand together", ""),
     "all and some": (("export", "run", "ls", "--all", "--tail", "3"), "cannot stand together", ""),
+    **{f"empty {option}": (("export", *command.split(), option, ""), f"stella: {option} has an empty value", "see: ")
+       for option, command in {"--profile": "run ls", "--server": "run ls", "--tenant": "run ls", "--ca-file": "run ls",
+                               "--output": "run show X", "--query": "run show X", "--signature": "manifest X",
+                               "--policy-snapshot": "run submit p", "--kit": "verify X --key K"}.items()},
+    "empty before": (("--profile=", "export", "run", "ls"), "stella: --profile has an empty value", "see: "),
     "control characters": (("export", "\x1b[2Jrun"), r'"\x1b[2Jrun" is no command', ""),
 }
 

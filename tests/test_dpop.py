@@ -201,11 +201,12 @@ def test_a_clock_that_is_wrong_is_explained(ask, offset, text):
 
 
 @pytest.mark.parametrize(
-    "fault", ["missing", "text", "public", "P-384", "RSA", "locked", "folder", "no openssl", "uri"]
+    "fault", ["missing", "text", "public", "P-384", "RSA", "locked", "folder", "no openssl", "broken openssl", "uri"]
 )
 def test_a_key_that_cannot_sign_is_named_and_no_bearer_token_goes_out(ask, key, tmp_path, fault):
     bad = tmp_path / "bad.pem"
-    more = {"STELLA_OPENSSL": "/no/such"} if fault == "no openssl" else {}
+    openssl = {"no openssl": "/no/such", "broken openssl": "/bin/false"}
+    more = {"STELLA_OPENSSL": openssl[fault]} if fault in openssl else {}
     commands = {
         "public": ["pkey", "-in", key, "-pubout"],
         "P-384": ["ecparam", "-name", "secp384r1", "-genkey", "-noout"],
@@ -220,11 +221,12 @@ def test_a_key_that_cannot_sign_is_named_and_no_bearer_token_goes_out(ask, key, 
         bad.mkdir()
     elif fault == "uri":
         bad = f"file:{key}"  # openssl would take it for the key
-    elif fault == "no openssl":
+    elif "openssl" in fault:
         bad = key
     result, server = ask(reply(200, PAGE), STELLA_DPOP_KEY=str(bad), **more)
     assert (result.code, server.seen) == (30, []), result
-    assert "STELLA_OPENSSL" in result.err if fault == "no openssl" else "DPoP key" in result.err
+    says = {"no openssl": "STELLA_OPENSSL", "broken openssl": "/bin/false does not work (exit status 1)"}
+    assert says.get(fault, "DPoP key") in result.err
 
 
 def test_the_key_from_a_profile_counts_too(ask, key, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 import stella
 from conftest import STELLA, surroundings
 from gateway import Fault
+from scripted import Scripted
 from wire import Wire
 
 E_ACUTE = "e\u0301"  # one column, two characters
@@ -556,3 +557,28 @@ def test_signed_document_is_nothing_but_the_exact_bytes_of_a_200(cli, tmp_path, 
     assert (done.code, os.listdir(tmp_path)) == (1, []), done
     assert "not the exact bytes" in done.err
     assert "see --server" in done.err
+
+
+# ---- what a server sends back of our own ------------------------------------------------------------
+
+@pytest.mark.parametrize("words", [
+    ("run", "show", "run-1"), ("run", "show", "run-1", "--format", "yaml"), ("run", "show", "run-1", "--query", "note"),
+    ("run", "show", "run-1", "--query", "deep"), ("run", "show", "run-1", "--format", "table")])
+def test_token_that_comes_back_in_a_document_is_not_printed_and_the_rest_is(cli, words):
+    """Standard output ends in the log of a CI job; --output FILE is the user's own place, and gets all of it."""
+    with Scripted(b"x") as server:
+        token = server.token
+        server.run.update(note=f"Bearer {token}", deep={"a": [token, token[:-1]]}, profileId=f"p-{token}")
+        done = cli(*words, gw=server)
+        assert (done.code, token in done.out) == (0, False), done
+        assert "[secret]" in done.out
+        if "--query" not in words and "table" not in words:
+            assert token[:-1] in done.out
+            assert "run-1" in done.out
+
+
+def test_token_that_comes_back_is_kept_in_a_file(cli, tmp_path):
+    with Scripted(b"x") as server:
+        server.run.update(note=server.token)
+        assert cli("run", "show", "run-1", "--output", tmp_path / "run.json", gw=server).code == 0
+    assert json.loads((tmp_path / "run.json").read_bytes())["note"] == server.token

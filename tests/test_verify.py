@@ -556,6 +556,28 @@ def test_host_that_cannot_decompress(cli, tmp_path, request, name):
     assert ("zstd" in done.err) is (code == 30)
 
 
+def frame_of_zstd(data, window_log, single=False):
+    """One raw block of at most 128 KiB behind a header that asks for a window (RFC 8878 3.1.1)."""
+    head = b"\xa0" + (1 << window_log).to_bytes(4, "little") if single else bytes([0, window_log - 10 << 3])
+    return b"\x28\xb5\x2f\xfd" + head + (len(data) << 3 | 1).to_bytes(3, "little") + data
+
+
+@pytest.mark.parametrize(("window_log", "single", "code"), [(27, False, 0), (28, False, 30), (28, True, 30)])
+def test_bundle_that_needs_more_memory_than_zstd_takes_is_not_called_damaged(cli, tmp_path, window_log, single, code):
+    kit = Kit()
+    attacks.archive(lambda: frame_of_zstd(attacks.tar(), window_log, single), "zstd")(kit)
+    done = run(cli, kit.write(tmp_path / "kit"))
+    assert done.code == code, done
+    assert (statuses(done)["bundle"], statuses(done)["artifacts"]) == ("pass", "skipped" if code else "pass")
+    assert ("the bundle needs 256.0 MiB of memory to decompress, and zstd takes 128.0 MiB at most" in done.err) is (
+        code == 30)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 17])
+def test_frame_whose_head_is_cut_needs_no_window(size):
+    assert stella.zstd_window(frame_of_zstd(b"x", 28)[:size]) == 0
+
+
 BROKEN_ZSTD = {
     "library missing": ("#!/bin/sh\nexit 127\n", "does not work (exit status 127)"),
     "killed": ("#!/bin/sh\nkill -9 $$\n", "does not work (exit status -9)"),

@@ -542,6 +542,33 @@ def test_submit_wait_goes_on_as_watch(cli, gw, ending, code):
         assert "no \\x1b[31mkey (ERR_EXPORT_005)" in lines[-2]
 
 
+@pytest.mark.parametrize(("told", "status", "code", "warned"), [
+    ("succeeded", "failed", 13, True), ("failed", "succeeded", 13, True), ("succeeded", "cancelled", 13, True),
+    ("succeeded", "running", 0, False), ("failed", "running", 13, False), ("succeeded", "succeeded", 0, False)])
+@pytest.mark.parametrize("words", [("run", "watch", RUN), ("run", "watch", RUN, "--json")])
+def test_what_the_last_event_and_the_run_say_is_a_success_only_where_both_do(cli, center, words, told, status, code,
+                                                                            warned):
+    done = cli(*words, gw=center(Answer(frame(1, f"run.{told}", {})), run=document(status)))
+    assert done.code == code, done
+    assert (f"the last event says that the run {told}, the run itself says {status}" in done.err) == warned
+
+
+def test_look_at_the_run_when_it_has_ended_heeds_the_deadline(cli, center):
+    silent = Answer(lambda center, _: center.stopping.wait(5), status=0)
+    there = center(Answer(frame(1, "run.succeeded", {})), run=silent)
+    done = cli("run", "watch", RUN, "--deadline", "0.1", "--timeout", "60", gw=there)
+    assert (done.code, there.asked_run) == (0, 1), done
+    assert "cannot read the run itself" in done.err
+
+
+@pytest.mark.parametrize("words", [("run", "watch", "run-1"), ("run", "submit", "prof-json-raw", "--wait"),
+                                   ("run", "submit", "prof-json-raw")])
+def test_output_that_can_be_no_file_is_refused_before_the_work(cli, gw, tmp_path, words):
+    done = cli(*words, "--output", tmp_path, gw=gw)
+    assert (done.code, gw.store.runs) == (1, {}), done
+    assert "it is a folder" in done.err
+
+
 def test_submit_wait_prints_what_it_knows_when_the_run_cannot_be_read_any_more(cli, gw):
     gw.order(Fault.error(410, path=r"/runs/[^/]+$", times=-1))
     done = cli("run", "submit", "prof-json-raw", "--selector", "tenant=acme", "--wait", "--query", "status", gw=gw)
