@@ -136,6 +136,7 @@ PIECE_BYTES = 4 * MIB  # of a bundle fetched by several connections; more where 
 MAX_PIECE_BYTES = 64 * MIB
 PIECES = 64
 SPLIT_BYTES = 2 * MIB  # a rest of at least this much is shared with a connection that has nothing left to do
+SLOW_SECONDS, SLOW_RATIO = 2.0, 4.0  # a smaller rest goes to one that has it so much earlier than who is at it
 RECORD_SHARE = 10.0  # flushing .part and its sidecar takes at most one such part of the time
 AFTERWORD_SECONDS = 2.0  # for the end of a body that should have ended
 PAGE_ITEMS = 200
@@ -3399,6 +3400,8 @@ class PartDigest:
 
     def advance(self, limit: int) -> None:
         """The bytes before `limit` are there, and stay as they are."""
+        if limit == self._limit:  # pieces further on concern nobody yet
+            return
         with self._news:
             self._limit = limit
             self._news.notify()
@@ -6560,19 +6563,28 @@ def object_url(config: Config, segments: Sequence[str]) -> Url:
 class Piece:
     """What one connection fetches: `at` is the next byte to come, `end` the byte after the last (None: not known).
 
-    claimed: one of several connections is at it.
+    claimed: one of several connections is at it, from byte `first` on and since that moment, or None.
     """
 
-    __slots__ = ("at", "claimed", "end")
+    __slots__ = ("at", "claimed", "end", "first")
 
     def __init__(self, at: int, end: int | None) -> None:
         self.at = at
         self.end = end
-        self.claimed = False
+        self.first = at
+        self.claimed: float | None = None
 
     def is_done(self) -> bool:
         """True when every byte is there."""
         return self.end is not None and self.at >= self.end
+
+    def rest(self) -> int:
+        """Bytes to come, where the end is known."""
+        return (self.end or self.at) - self.at
+
+    def rate(self, now: float) -> float:
+        """Bytes per second of the connection that is at it."""
+        return (self.at - self.first) / max(now - self.claimed, 0.001) if self.claimed is not None else 0.0
 
 
 class OddAnswerError(TransportError):
@@ -6834,7 +6846,7 @@ class Transfer:
         """A body into its place, `tell` being called before each write; TransportError when it is cut short."""
         stop = plan.start + plan.length if plan.length is not None else piece.end
         # the connections together have no more than 4 MiB
-        view = memoryview(bytearray(CHUNK_BYTES // min(self.connections, 4)))
+        view = memoryview(bytearray(CHUNK_BYTES * 4 // max(self.connections, 4)))
         while stop is None or piece.at < stop:
             count = response.fill(view if stop is None else view[: stop - piece.at], self.app.clock)
             if not count:
@@ -6843,9 +6855,10 @@ class Transfer:
                 stop = piece.end if stop is None or (piece.end is not None and piece.end < stop) else stop
                 data = view[:count] if stop is None else view[: min(count, stop - piece.at)]
                 tell()
-                self.sink.write_at(piece.at, data)
-                piece.at += len(data)
-                self.digest.advance(self.pieces[0].at)
+                if data:  # else another connection has the piece by now
+                    self.sink.write_at(piece.at, data)
+                    piece.at += len(data)
+                    self.digest.advance(self.pieces[0].at)
         if stop is not None and piece.at < stop:
             size = self.expected.size or stop
             raise TransportError("the transfer broke off after %d of %d bytes" % (self.done_bytes(), size))
@@ -6876,7 +6889,8 @@ class SideBySide:
         """
         transfer = self.transfer
         for each in transfer.pieces:
-            each.claimed = each is piece
+            each.claimed = None
+        self._claim(piece)
         before = transfer.done_bytes()
         count = min(transfer.connections, len(transfer.pieces))
         try:
@@ -6935,7 +6949,7 @@ class SideBySide:
             self.stopped = True
             for response in self.responses:
                 response.abort()
-            self.changed.notify()
+            self.changed.notify_all()
 
     def _work(self, piece: Piece | None, response: Response | None, end: int | None) -> None:
         """One connection's life, in a thread of its own; the arguments as in _fetch_piece, or None."""
@@ -6971,33 +6985,59 @@ class SideBySide:
         return None
 
     def _claim_piece(self, own: Piece | None = None) -> Piece | None:
-        """`own` while it lacks something, else the first piece that nobody fetches; at the end half of the longest rest
-        that somebody does.
-        """
+        """`own` while it lacks something, else another one as soon as there is one to take; None at the end."""
         with self.changed:
-            pieces = self.transfer.pieces
-            if self.stopped or not pieces:
-                return None
-            if own is not None and not own.is_done():
-                return own
-            free = next((piece for piece in pieces if not piece.claimed), None)
-            if free is None:
-                longest = max(pieces, key=lambda piece: (piece.end or 0) - piece.at)
-                middle = (longest.at + (longest.end or 0)) // 2
-                if (longest.end or 0) - middle < SPLIT_BYTES:
-                    return None
-                free = Piece(middle, longest.end)
-                longest.end = middle
-                pieces.insert(pieces.index(longest) + 1, free)
-            free.claimed = True
+            rate = own.rate(self.transfer.app.clock.monotonic()) if own is not None else 0.0
+            while self.transfer.pieces and not self.stopped:
+                piece = own if own is not None and not own.is_done() else self._next_piece(rate)
+                if piece is not None:
+                    return piece
+                self.changed.wait(FILL_SECONDS)
+            return None
+
+    def _next_piece(self, rate: float) -> Piece | None:
+        """The first piece that nobody fetches; at the end half of the longest rest that somebody does, or all of one
+        that would keep a connection of `rate` bytes per second waiting.
+        """
+        pieces = self.transfer.pieces
+        longest = max(pieces, key=Piece.rest)
+        free = next((piece for piece in pieces if piece.claimed is None), None)
+        slow = next((piece for piece in pieces if self._is_slow(piece, rate)), None)
+        if free is not None:
+            self._claim(free)
             return free
+        if longest.rest() >= 2 * SPLIT_BYTES:
+            taken = Piece(longest.at + longest.rest() // 2, longest.end)
+            pieces.insert(pieces.index(longest) + 1, taken)
+            longest.end = taken.at
+        elif slow is not None:
+            taken = Piece(slow.at, slow.end)
+            pieces[pieces.index(slow)] = taken
+            slow.end = slow.at
+        else:
+            return None
+        self._claim(taken)
+        return taken
+
+    def _is_slow(self, piece: Piece, rate: float) -> bool:
+        """True where waiting for this piece takes far longer than fetching its rest at `rate` bytes per second, and who
+        is at it has had that time.
+        """
+        now = self.transfer.app.clock.monotonic()
+        if rate <= 0 or piece.claimed is None:
+            return False
+        patience = SLOW_SECONDS + SLOW_RATIO * piece.rest() / rate
+        return now - piece.claimed > patience and piece.rest() > piece.rate(now) * patience
+
+    def _claim(self, piece: Piece) -> None:
+        piece.first, piece.claimed = piece.at, self.transfer.app.clock.monotonic()
 
     def _free_piece(self, piece: Piece) -> None:
         """Another connection may have it, instead of waiting for this one; at the end it is another's already."""
         with self.changed:
             if not self.stopped:
-                piece.claimed = False
-                self.changed.notify()
+                piece.claimed = None
+                self.changed.notify_all()
 
     def _fetch_piece(self, piece: Piece, response: Response | None, end: int | None, attempt: int) -> None:
         """The rest of one piece, or as much of it as one answer holds; `response`: the one to a request up to `end`."""
@@ -7019,7 +7059,7 @@ class SideBySide:
                 if piece.is_done() and piece in transfer.pieces:
                     transfer.pieces.remove(piece)
                     transfer.digest.advance(transfer.pieces[0].at if transfer.pieces else transfer.expected.size or 0)
-                    self.changed.notify()
+                    self.changed.notify_all()
             response.close(reuse=True)
 
     def _check_running(self) -> None:

@@ -239,6 +239,37 @@ def test_piece_of_a_connection_that_is_told_to_wait_goes_to_another(get, monkeyp
     assert time.monotonic() - started < 15
 
 
+@pytest.mark.parametrize("moment", [100, 100_000, SIZE - 100])
+def test_connection_that_hangs_or_drips_does_not_hold_up_the_others_at_the_end(get, monkeypatch, moment):
+    """Far below --timeout: its rest is given to one that has nothing left to do."""
+    monkeypatch.setattr(stella, "SLOW_SECONDS", 0.05)
+    over, ended_before = threading.Event(), []
+    with Scripted(CONTENT, together=4) as server:
+        server.moment, server.act = moment, lambda: ended_before.append(over.wait(20))
+        done, kept = get(server, "--timeout", "60")
+        over.set()
+    assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
+    assert ended_before == [True]
+    assert sum(end - start for start, end in spans(server.asked)) <= SIZE + 8 * PIECE
+
+
+def test_no_piece_is_taken_from_a_connection_that_is_as_fast():
+    """Two seconds are lost at most before anybody thinks of it."""
+    transfer = type("Transfer", (), {"lock": threading.RLock(), "app": type("App", (), {"clock": stella.Clock()})})
+    side = stella.SideBySide(transfer, None)
+    piece = stella.Piece(0, 1000)
+    side._claim(piece)
+    piece.claimed, piece.at = piece.claimed - 10, 500  # fifty bytes a second: ten more seconds
+    assert not side._is_slow(piece, 0.0), "who has fetched nothing cannot tell"
+    assert not side._is_slow(piece, 50.0)
+    assert not side._is_slow(piece, 200.0)
+    assert side._is_slow(piece, 400.0)
+    piece.claimed = stella.Clock().monotonic() - 6
+    assert not side._is_slow(piece, 400.0), "it may have to wait for the first byte"
+    piece.at, piece.claimed = 990, piece.claimed - 94
+    assert not side._is_slow(piece, 1e9), "two seconds are not worth it"
+
+
 @pytest.mark.parametrize("place", [0, 2, 10, 18])
 def test_wrong_byte_in_one_piece_is_fetched_once_more_by_one_connection(get, place):
     with Scripted(CONTENT, *[Say()] * place, Say(content=OTHER)) as server:

@@ -24,13 +24,14 @@ from test_download import QUICK, synced, target
 __all__ = ["small", "synced", "target"]  # fixtures
 
 SEED = 20251029
-# The same small pieces as `small`, in a process of its own.
+# The same small pieces as `small`, in a process of its own; a connection that is held is not given up.
 CODE = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import stella
 AMID
 stella.PARALLEL_BYTES, stella.PIECE_BYTES, stella.SPLIT_BYTES, stella.FILL_SECONDS = 65536, 16384, 8192, 0.01
+stella.SLOW_SECONDS = 60
 sys.exit(stella.main())
 """
 
