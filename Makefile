@@ -34,15 +34,15 @@ demo: ## run the guide's CI recipe against a local gateway, then tamper with it
 	@PYTHON='$(PYTHON)' sh tests/demo.sh
 
 # Two Pythons at a time; the output of each comes in one piece, when it has ended. The oldest and the newest take what
-# depends on them, the newest the rest too (tests/conftest.py, ONCE): both have to be done in five minutes.
+# depends on them and a share of the rest (tests/conftest.py, SHARES): both have to be done in five minutes.
 test: tools ## run the tests with the real cosign, zstd and openssl (ARGS='-k resume' picks some; PYTHONS=all)
 	@pythons='$(PYTHONS)'; case $$pythons in all | ends) pythons=$$(sh tests/pythons.sh "$$pythons") || exit 1 ;; esac; \
 	set -- $$pythons; [ $$# -gt 1 ] || exec $(MAKE) --no-print-directory test-one PYTHON="$$1"; \
-	second=$$([ '$(PYTHONS)' != ends ] || echo "$$1"); logs=$$(mktemp -d); trap 'rm -rf "$$logs"' EXIT; \
-	export ARGS='$(ARGS)' second logs MAKE='$(MAKE)'; \
+	oldest=$$([ '$(PYTHONS)' != ends ] || echo "$$1"); logs=$$(mktemp -d); trap 'rm -rf "$$logs"' EXIT; \
+	export ARGS='$(ARGS)' oldest logs MAKE='$(MAKE)'; \
 	printf '%s\n' "$$@" | xargs -P 2 -I '{}' sh -c 'log=$$logs/$$$$; echo "make: the suite on {}"; status=0; \
-	  more=$$([ "{}" != "$$second" ] || echo --second); \
-	  $$MAKE --no-print-directory test-one PYTHON="{}" MORE=$$more >"$$log" 2>&1 || status=1; cat "$$log"; exit $$status'
+	  case $$oldest in "") more= ;; "{}") more="--share oldest" ;; *) more="--share newest" ;; esac; \
+	  $$MAKE --no-print-directory test-one PYTHON="{}" MORE="$$more" >"$$log" 2>&1 || status=1; cat "$$log"; exit $$status'
 
 test-one: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/python -m pytest -c tests/pytest.ini --rootdir=. $(MORE) $(ARGS)

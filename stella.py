@@ -6594,8 +6594,8 @@ class OddAnswerError(TransportError):
 class Transfer:
     """One bundle, from its sources to a sink (contract 4, `download`).
 
-    `pieces`: what is not there yet, in order; one that is whole is taken out. With one connection there is
-    one piece, the rest of the bundle, and .part is a prefix of it.
+    `pieces`: what is not there yet, in order; one that is whole is taken out. With one connection it is the rest
+    of the bundle, .part being a prefix of it, or the holes that several have left.
     """
 
     def __init__(self, app: App, run: Document, sink: Any, name: str, connections: int = 1) -> None:
@@ -6644,6 +6644,8 @@ class Transfer:
                 self.expected.etag = ""  # an entity tag means something to the server that gave it only,
             elif name != self.source:
                 self.expected = Expected(self.stated.size, "")  # and a digest of its own says nothing of others' bytes
+                if not self.done_bytes():
+                    self.begin([])
             self.source = name
             try:
                 self._fetch_from(url)
@@ -6728,6 +6730,7 @@ class Transfer:
             end = None
         response = self.ask(url, start, end, attempt)
         try:
+            known = self._compare_start(response)
             plan = self._plan(response, start, end)
             if plan.action == "finish":
                 self.pieces.clear()
@@ -6740,7 +6743,6 @@ class Transfer:
                 self.connections = 1 if again else self.connections
                 raise TransportError(plan.reason)
             if again:
-                known = self._compare_start(response) if plan.total is None and self.stated.sha256 and piece.at else 0
                 self._say_again(there - known, plan.reason or "nothing ties what is here to this bundle")
                 self.connections = 1
                 self.begin([(0, known)] if known else [])
@@ -6761,9 +6763,12 @@ class Transfer:
             self.app.console.warn("starting again from zero: %s" % reason)
 
     def _compare_start(self, response: Response) -> int:
-        """How much of the start of a whole answer is here already; TransportError where it begins otherwise, as a
-        captive portal's page does: for that .part is not given up.
+        """How many bytes of a whole answer without a length were read and are here already. TransportError where it
+        begins otherwise, as a captive portal's page does: for that .part is not given up.
         """
+        told = parse_length(response.headers.get("content-length")) is not None
+        if response.status != 200 or told or not self.stated.sha256:
+            return 0
         front = min(self.pieces[0].at, CHUNK_BYTES)
         view, here, seen = memoryview(bytearray(front)), memoryview(bytearray(front)), 0
         self.sink.read_at(0, here)

@@ -32,18 +32,25 @@ for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
-# What is the same whatever Python runs it: `make test` leaves it out on all but the newest, with PYTHONS=all on none.
-ONCE = ("bounds", "fuzz", "install", "kit", "readme", "security_page", "source", "vendor")
+# What is the same whatever Python runs it: of two Pythons each takes its share, so that both end at the same time.
+SHARES = {"oldest": ("install", "readme"), "newest": ("bounds", "fuzz", "kit", "security_page", "source", "vendor")}
 
 
 def pytest_addoption(parser):
-    parser.addoption("--second", action="store_true", help="leave out ONCE: another run has it")
+    parser.addoption("--share", choices=SHARES, help="leave out the other one's SHARES")
 
 
 def pytest_ignore_collect(collection_path, config):
-    """True for a file that --second leaves out; None asks others."""
-    wanted = config.getoption("--second") and collection_path.stem in {f"test_{name}" for name in ONCE}
-    return True if wanted else None
+    """True for a file that --share leaves out; None asks others."""
+    mine = config.getoption("--share")
+    left_out = [f"test_{name}" for share, names in SHARES.items() if mine not in (None, share) for name in names]
+    return True if collection_path.stem in left_out else None
+
+
+def pytest_make_parametrize_id(val):
+    """The names of the tests are read as a table of contents: no page of a value in them."""
+    text = val.decode("latin-1") if isinstance(val, bytes) else val if isinstance(val, str) else ""
+    return ascii(text[:40])[1:-1] + "..." if len(text) > 60 else None
 
 
 class Result:

@@ -796,9 +796,10 @@ PORTAL = b"<html>Please accept the terms of this airport." * 100
 @pytest.mark.parametrize("body", [PORTAL, PORTAL[:50], b""], ids=["a page", "a short page", "nothing"])
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 def test_page_of_a_captive_portal_costs_nothing(get, framing, body):
-    """A 200 of unknown length that begins otherwise is not the bundle, whose digest is known."""
-    with Scripted(CONTENT, BROKEN, after=Say(status=200, framing=framing, body=body)) as server:
+    """A 200 of unknown length that begins otherwise is not the bundle whose digest is known; its ETag is nothing."""
+    with Scripted(CONTENT, BROKEN, after=Say(status=200, framing=framing, body=body, etag='"portal"')) as server:
         done, kept = get(server, "--retries", "2")
+        assert server.asked == [WHOLE, on(1000), on(1000)]
         assert (done.code, kept.part == CONTENT[:1000]) == (21, True), done
         server.after = Say()
         done, kept = get(server, "--resume")
