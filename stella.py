@@ -83,7 +83,7 @@ EXIT_CONFIG = 30
 EXIT_MEANINGS = {
     EXIT_OK: "it worked",
     EXIT_UNEXPECTED: "unexpected answer or local I/O error",
-    EXIT_USAGE: "usage: unknown option or missing argument",
+    EXIT_USAGE: "usage: unknown option, missing argument, or a value that it does not take",
     EXIT_VALIDATION: "validation error (ERR_EXPORT_001, 400, 422, or found locally)",
     EXIT_MISSING: "profile or run missing or inaccessible (ERR_EXPORT_002, 403, 404, 410)",
     EXIT_QUOTA: "quota or concurrency exceeded (ERR_EXPORT_003, ERR_EXPORT_QUOTA, 409, 412, 429)",
@@ -91,7 +91,7 @@ EXIT_MEANINGS = {
     EXIT_DEADLINE: "the run was still active when --deadline passed",
     EXIT_VERIFICATION: "verification failure",
     EXIT_NETWORK: "download incomplete, or gateway unreachable, after retries",
-    EXIT_CONFIG: "configuration: token missing or rejected, profile file, verifier, TLS trust",
+    EXIT_CONFIG: "configuration: token missing or rejected, profile or input file, verifier, TLS trust",
 }
 
 KIB = 1024
@@ -643,13 +643,18 @@ def safe_name(text: Json) -> str:
     return "_" + name if reserved or name.lower().endswith(MODULE_ENDINGS) else name
 
 
-def encode_id(text: str, what: str) -> str:
-    """An id as one URL path segment; `.`, `..` and the empty id would change the route and are refused."""
-    from urllib.parse import quote
-
+def check_id(text: str, what: str) -> None:
+    """ValidationError for the empty id, `.` and `..`, which would change the route."""
     if text in ("", ".", ".."):
         hint = "list them with: stella export %s" % ("run ls" if what == "run" else "profile list")
         raise ValidationError("%s is not a %s id" % (quoted(text), what), hint=hint)
+
+
+def encode_id(text: str, what: str) -> str:
+    """An id as one URL path segment."""
+    from urllib.parse import quote
+
+    check_id(text, what)
     try:
         return quote(text, safe="")
     except UnicodeEncodeError:
@@ -2102,7 +2107,8 @@ def check_members(
 # Room 8. Configuration
 #
 # One table of settings; flag, environment, profile file, default, in this order (contract 1). The only
-# reader of the environment. A profile file is read strictly: an unknown key or a wrong type is an error.
+# reader of the environment, but for PATH, in which Programs looks. A profile file is read strictly: an
+# unknown key or a wrong type is an error.
 # ==================================================================================================
 
 
@@ -2375,7 +2381,8 @@ def load_profile(name: str, warnings: list[str]) -> Document:
     """~/.stella/profiles/NAME.toml, checked against the table; relative paths are from its folder."""
     allowed = name.isascii() and all(char.isalnum() or char in "._-" for char in name)
     if not name or name[0] == "." or not allowed:
-        raise ConfigError("the profile name %s is not made of letters, digits, `.`, `_` and `-`" % quoted(name))
+        fault = "the profile name %s is not made of letters, digits, `.`, `_` and `-`, or begins with `.`"
+        raise ConfigError(fault % quoted(name))
     path = profile_path(name)
     table = read_toml(path)
     known = {setting.key: setting for setting in SETTINGS if setting.key}
@@ -2411,7 +2418,8 @@ def read_token_file(path: str, warnings: list[str]) -> str:
     """The token in a file; it may end in a line break."""
     if os.path.basename(path) == "-":
         raise ConfigError("token_file cannot be `-`: standard input is not read for secrets")
-    data = read_small(path, "token file", MAX_CONFIG_BYTES)
+    hint = "it holds the token and nothing else; without a folder its name is one in ~/.stella/profiles"
+    data = read_small(path, "token file", MAX_CONFIG_BYTES, hint)
     if not data.strip():
         raise ConfigError("the token file %s is empty" % printable(path))
     warn_shared(path, "the token file", True, warnings)
@@ -2979,11 +2987,7 @@ class Console:
         self.write_bytes((self.redacted(text) + "\n").encode(encoding, "backslashreplace"))
 
     def document(self, text: str) -> None:
-        """JSON, YAML or a script on standard output: always UTF-8, lone surrogates as the escapes they came as. Who
-        sends our token back does not get it into the log of a CI job.
-        """
-        for secret in self.secrets:
-            text = text.replace(secret, "[secret]")
+        """JSON, YAML or a script on standard output: always UTF-8, lone surrogates as the escapes they came as."""
         if self.out_is_terminal:
             text = "".join(char if is_visible(char) or char == "\n" else json_escape(char) for char in text)
         self.write_bytes(text.encode("utf-8", "backslashreplace"))
@@ -2996,8 +3000,8 @@ class Console:
         self._raw_err(text + "\n")
 
     def redacted(self, text: str) -> str:
-        """Text for people without what a server or proxy may send back in it: secrets of ours, whole or cut short,
-        anything that is a JWT (proofs, tokens), and the query of a URL, which may be presigned.
+        """Text for people without what a server or proxy may send back in it: secrets of ours, whole or with the end
+        cut off, anything that is a JWT (proofs, tokens), and the query of a URL, which may be presigned.
         """
         for secret in self.secrets:
             pieces = text.split(secret[:CUT_SECRET_CHARACTERS])
@@ -6036,7 +6040,11 @@ class Watcher:
         self.http.deadline = self.app.clock.monotonic() + LAST_LOOK_SECONDS
         try:
             run = self.app.gateway.look_at_run(self.run_id, min(LAST_LOOK_SECONDS, self.app.config.timeout))
-        except (NetworkError, ProtocolError, QuotaError, DeadlineError):
+        except NetworkError:
+            if not self.shown:  # then nobody has ever said that there is such a run
+                raise
+            return []
+        except (ProtocolError, QuotaError, DeadlineError):
             return []  # nobody knows
         return self.implied_events(run, final_only=True)
 
@@ -6469,11 +6477,6 @@ class StreamSink:
         self.hasher.update(data)
         self.written += len(data)
 
-    def read_at(self, _: int, __: memoryview) -> int:
-        """Nothing comes back."""
-        self.truncate(0)
-        return 0
-
     def sync(self) -> None:
         """The reader's affair."""
 
@@ -6730,7 +6733,7 @@ class Transfer:
             end = None
         response = self.ask(url, start, end, attempt)
         try:
-            known = self._compare_start(response)
+            first = self._first_bytes(response, there)
             plan = self._plan(response, start, end)
             if plan.action == "finish":
                 self.pieces.clear()
@@ -6743,9 +6746,9 @@ class Transfer:
                 self.connections = 1 if again else self.connections
                 raise TransportError(plan.reason)
             if again:
-                self._say_again(there - known, plan.reason or "nothing ties what is here to this bundle")
+                self._say_again(there, plan.reason or "nothing ties what is here to this bundle")
                 self.connections = 1
-                self.begin([(0, known)] if known else [])
+                self.begin([])
             elif not is_strong(self.expected.etag):
                 self.use_one_connection()
             if (parallel and self.connections > 1) or self.has_holes():
@@ -6754,6 +6757,7 @@ class Transfer:
             else:
                 self.use_one_connection()
                 self._learn(plan)
+                self._put(self.pieces[0], first)
                 self._receive_rest(response, plan)
         finally:
             response.close(reuse=True)
@@ -6762,22 +6766,21 @@ class Transfer:
         if lost:
             self.app.console.warn("starting again from zero: %s" % reason)
 
-    def _compare_start(self, response: Response) -> int:
-        """How many bytes of a whole answer without a length were read and are here already. TransportError where it
-        begins otherwise, as a captive portal's page does: for that .part is not given up.
+    def _first_bytes(self, response: Response, there: int) -> memoryview:
+        """The start of a whole answer that could be anything: .part is given up only for one that brings more than the
+        page of a captive portal does. Empty where there is nothing to lose, or the length says that it is the bundle.
         """
         told = parse_length(response.headers.get("content-length")) is not None
-        if response.status != 200 or told or not self.stated.sha256:
-            return 0
-        front = min(self.pieces[0].at, CHUNK_BYTES)
-        view, here, seen = memoryview(bytearray(front)), memoryview(bytearray(front)), 0
-        self.sink.read_at(0, here)
-        while seen < front:
+        doubtful = not told or (self.expected.size is None and self.stated.sha256 != "")
+        if response.status != 200 or not there or not doubtful:
+            return memoryview(b"")
+        view, seen = memoryview(bytearray(min(self.expected.size or there, CHUNK_BYTES))), 0
+        while seen < len(view):
             count = response.read_into(view[seen:])
-            if not count or view[seen : seen + count] != here[seen : seen + count]:
+            if not count:
                 raise TransportError("the server sent something else for the bundle")
             seen += count
-        return seen
+        return view
 
     def ask(self, url: Url, start: int, end: int | None, attempt: int) -> Response:
         """An answer of status 200, 206 or 416 to one request; else the error that it stands for."""
@@ -6847,6 +6850,13 @@ class Transfer:
             raise TransportError("the server sent more than the bundle's %s bytes" % piece.end)
         self.pieces.clear()
 
+    def _put(self, piece: Piece, data: memoryview) -> None:
+        """Writes the next bytes of a piece, which has none where another connection has taken it."""
+        if data:
+            self.sink.write_at(piece.at, data)
+            piece.at += len(data)
+            self.digest.advance(self.pieces[0].at)
+
     def receive(self, response: Response, piece: Piece, plan: Plan, tell: Callable[[], None]) -> None:
         """A body into its place, `tell` being called before each write; TransportError when it is cut short."""
         stop = plan.start + plan.length if plan.length is not None else piece.end
@@ -6860,10 +6870,7 @@ class Transfer:
                 stop = piece.end if stop is None or (piece.end is not None and piece.end < stop) else stop
                 data = view[:count] if stop is None else view[: min(count, stop - piece.at)]
                 tell()
-                if data:  # else another connection has the piece by now
-                    self.sink.write_at(piece.at, data)
-                    piece.at += len(data)
-                    self.digest.advance(self.pieces[0].at)
+                self._put(piece, data)
         if stop is not None and piece.at < stop:
             size = self.expected.size or stop
             raise TransportError("the transfer broke off after %d of %d bytes" % (self.done_bytes(), size))
@@ -6872,8 +6879,8 @@ class Transfer:
 class SideBySide:
     """Several connections, each fetching pieces of one bundle into their places, or one that fills gap after gap.
 
-    One that fails more than --retries times in a row leaves its piece to the others. An answer that does not
-    fit ends them all: the transfer goes on with one connection.
+    One that fails leaves its piece to the others; more than --retries times in a row, and it ends. An answer that
+    does not fit ends them all: the transfer goes on with one connection.
     """
 
     def __init__(self, transfer: Transfer, url: Url) -> None:
@@ -6889,8 +6896,8 @@ class SideBySide:
         self.misfit: StellaError | None = None  # an answer that does not fit the pieces
 
     def run(self, piece: Piece, response: Response, end: int | None) -> None:
-        """To the end of every piece, `response` being the answer for the first, up to `end`; TransportError when they
-        gave up.
+        """To the end of every piece, `response` being the answer for the first, up to `end`. When all gave up it is a
+        TransportError, which is another attempt for _fetch_from, or where they brought next to nothing, NetworkError.
         """
         transfer = self.transfer
         for each in transfer.pieces:
@@ -7048,8 +7055,11 @@ class SideBySide:
         """The rest of one piece, or as much of it as one answer holds; `response`: the one to a request up to `end`."""
         transfer = self.transfer
         if response is None:
-            end = piece.end  # another connection may take a part of it before the answer comes
-            response = transfer.ask(self.url, piece.at, end, attempt)
+            with self.changed:  # another connection may have taken it, or take a part of it before the answer comes
+                start, end = piece.at, piece.end
+            if piece.is_done():
+                return
+            response = transfer.ask(self.url, start, end, attempt)
         with self.changed:
             self.responses.append(response)
             transfer.answers += 1
@@ -7128,7 +7138,8 @@ def say_how_to_go_on(
     app: App, error: StellaError | Interrupted, part: PartFile, transfer: Transfer | None, command: str
 ) -> None:
     """What is there, and the command that goes on, beside an error or after Ctrl-C."""
-    done = transfer.done_bytes() if transfer is not None and part.size() else part.size()
+    begun = transfer is not None and bool(transfer.pieces) and part.size() > 0
+    done = transfer.done_bytes() if transfer is not None and begun else part.size()
     text = "%s are in %s; go on with: %s" % (size_text(done), printable(part.path), command)
     if not done:
         text = "nothing has arrived; try again with: %s" % command
@@ -7244,12 +7255,12 @@ class Evidence:
     def __init__(self, kit: str, named: Sequence[str | None] = (None,) * 4, bundle: str | None = None) -> None:
         self.kit = kit
         self.files: list[Document] = []
-        paths = [path or (self.kit_path(name) if self.kit else "") for path, name in zip(named, KIT_NAMES)]
+        paths = [path or (self.kit_path(name) if self.kit else "") for path, name in zip(named[:2], KIT_NAMES)]
         self.manifest = self.read("manifest", paths[0], MAX_JSON_BYTES)
         self.provenance = self.read("provenance", paths[1], MAX_JSON_BYTES)
         self.signatures = [
-            self._signature(bool(named[2]), paths[2] or paths[0] + ".sig", "manifest-signature"),
-            self._signature(bool(named[3]), paths[3] or paths[1] + ".sig", "provenance-signature"),
+            self._signature(named[2], paths[0] + ".sig", "manifest-signature"),
+            self._signature(named[3], paths[1] + ".sig", "provenance-signature"),
         ]
         self.faults: list[str] = []
         self.documents = [self._document(self.manifest, "manifest"), self._document(self.provenance, "provenance")]
@@ -7287,12 +7298,12 @@ class Evidence:
         """A file for the report."""
         self.files.append({"role": role, "path": path, "size": size, "sha256": sha256})
 
-    def _signature(self, named: bool, path: str, role: str) -> bytes | None:
-        if not named and not os.path.lexists(path):
+    def _signature(self, named: str | None, beside: str, role: str) -> bytes | None:
+        if not named and not os.path.lexists(beside):
             return None
         if not named:
-            check_regular(path)
-        return self.read(role, path, MAX_SIGNATURE_BYTES)
+            check_regular(beside)
+        return self.read(role, named or beside, MAX_SIGNATURE_BYTES)
 
     def _document(self, data: bytes, what: str) -> Document | None:
         try:
@@ -8311,6 +8322,7 @@ def cmd_verify(app: App, args: Any) -> int:
     """Checks 1 to 8 of contract 4; never calls the gateway."""
     if not args.kit and not (args.manifest and args.provenance):
         raise UsageError("verify needs --manifest and --provenance, or --kit", hint="see: stella export verify --help")
+    check_id(args.run_id, "run")
     verifier = choose_verifier(args.verifier or "auto", app.config)
     named = (args.manifest, args.provenance, args.manifest_signature, args.provenance_signature)
     evidence = Evidence(args.kit or "", named, args.bundle)
@@ -8806,6 +8818,7 @@ def build_parser(rows: Sequence[Arg], usage: str, suppress: bool) -> Any:
         def error(self, message: str) -> NoReturn:
             if message.startswith("argument "):  # `argument --tail: takes ...`
                 message = message[9:].replace(": takes", " takes", 1)
+                message = message.replace(": ignored explicit argument", " takes no value, so not", 1)
             before, mark, words = message.partition("unrecognized arguments: ")
             first = words.partition(" ")[0].partition("=")[0]  # what follows may be a secret: --token is often tried
             raise UsageError(before + mark + first, hint=option_hint(first, rows, usage))
@@ -8863,6 +8876,15 @@ def asks_for(names: Sequence[str], tokens: Sequence[str]) -> bool:
     return any(name in before for name in names)
 
 
+def end_by_signal(number: int) -> int:
+    """Ends the process by the signal itself, so that the shell sees what happened (contract 5)."""
+    import signal
+
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number  # only where the signal did not end us
+
+
 def install_signals(at_work: bool) -> None:
     """While at work SIGINT, SIGTERM and SIGHUP become Interrupted, unless the caller had them ignored (nohup)."""
     import signal
@@ -8871,6 +8893,13 @@ def install_signals(at_work: bool) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends the clean-up, too, and without a traceback
         raise Interrupted(number)
 
+    def stand_in(unraisable: Any) -> None:
+        """Where Python drops what `interrupt` raised, amid a finalizer, the signal itself ends the process."""
+        if isinstance(unraisable.exc_value, Interrupted):
+            end_by_signal(unraisable.exc_value.signal_number)
+        sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = stand_in if at_work else sys.__unraisablehook__
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
@@ -8913,15 +8942,6 @@ def run_command(argv: Sequence[str], console: Console) -> int:
         return execute_command(command, head, rest, console)
     finally:
         install_signals(at_work=False)  # what comes after this has nothing to clean up
-
-
-def end_by_signal(number: int) -> int:
-    """Ends the process by the signal itself, so that the shell sees what happened (contract 5)."""
-    import signal
-
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    return 128 + number  # only where the signal did not end us
 
 
 def complete_python() -> None:

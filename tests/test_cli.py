@@ -141,7 +141,7 @@ USAGE = {
     "missing option": (("export", "verify", "X"), "required: --key", "see: "),
     "too many arguments": (("export", "run", "show", "X", "Y"), "unrecognized arguments: Y", "see: "),
     "option without its value": (("export", "run", "ls", "--tail"), "--tail: expected one argument", "see: "),
-    "value for a flag": (("export", "run", "ls", "--all=yes"), "--all: ignored explicit argument", "see: "),
+    "value for a flag": (("export", "run", "ls", "--all=yes"), "--all takes no value, so not 'yes'", "see: "),
     "unknown format": (("export", "run", "ls", "--format", "xml"), "--format takes table, json or yaml, not", "see: "),
     "switch": (("export", "run", "submit", "p", "--allow-empty=maybe"),
                'stella: --allow-empty takes true or false, not "maybe"', "see: "),
@@ -616,6 +616,8 @@ MOMENTS = {
     "amid a lock that is then lost": "import time\ndef work(*_):\n    try:\n        os.kill(os.getpid(), 2)\n"
                                      "        time.sleep(9)\n    finally:\n        raise RuntimeError\n"
                                      "stella.execute_command = work",
+    "amid a finalizer, where Python drops what is raised": "class Last:\n    def __del__(self):\n"
+        "        os.kill(os.getpid(), 2)\ndef work(*_):\n    Last()\n    return 0\nstella.execute_command = work",
     "twice": "stella.execute_command = lambda *_: os.kill(os.getpid(), 2)\n"
              "stella.end_by_signal = lambda number: os.kill(os.getpid(), 2)",
 }

@@ -462,3 +462,35 @@ def test_system_that_starts_few_threads(get, monkeypatch, threads):
         assert (done.code, kept.target) in ((1, None), (0, CONTENT)), done
     assert "unexpected" not in done.err
     assert "starts no further thread" in done.err
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_page_of_a_captive_portal_costs_no_piece_where_the_first_hole_is_at_the_start(get, target, framing):
+    target.parent.mkdir()
+    target.with_name("bundle.part").write_bytes(bytes(PIECE) + CONTENT[PIECE:])
+    with Scripted(CONTENT, Say(status=200, body=b"<html>portal" * 20, framing=framing, etag='"portal"')) as server:
+        facts = {"size": SIZE, "sha256": server.run["bundle"]["sha256"], "etag": '"v1"', "source": "gateway",
+                 "done": [[PIECE, SIZE]]}
+        target.with_name("bundle.part.json").write_text(json.dumps(facts))
+        done, kept = get(server, "--resume")
+    assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
+    assert server.asked == [f'{FIRST} if "v1"'] * 2
+
+
+def test_piece_that_was_taken_meanwhile_is_not_asked_for(get, monkeypatch):
+    """Between a slice and the request for the next one: no range ends before it starts."""
+    monkeypatch.setattr(stella, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(stella, "SLOW_RATIO", 0.0)
+    again = stella.SideBySide._try_piece
+
+    def slow(self, piece, response, *more):
+        if response is None:
+            time.sleep(0.02)
+        return again(self, piece, response, *more)
+
+    monkeypatch.setattr(stella.SideBySide, "_try_piece", slow)
+    with Scripted(CONTENT, after=Say(slice=5000)) as server:
+        done, kept = get(server)
+    assert (done.code, kept.target == CONTENT) == (0, True), done
+    assert all(start < end for start, end in spans(server.asked))
+    assert "one connection" not in done.err

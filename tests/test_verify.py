@@ -975,3 +975,22 @@ def test_private_folder_is_for_its_owner_only():
         assert Path(folder, "a").read_bytes() == b"1"
     finally:
         shutil.rmtree(folder)
+
+
+def test_signature_of_a_named_document_lies_beside_it_not_in_the_kit(cli, tmp_path):
+    words = Kit().write(tmp_path / "kit")
+    for name in ("export.json", "export.json.sig"):
+        (tmp_path / f"m-{name}").write_bytes((tmp_path / "kit" / name).read_bytes())
+    (tmp_path / "kit/export.json.sig").write_text("bad")
+    kit = ["--kit", str(tmp_path / "kit"), "--key", words[words.index("--key") + 1]]
+    assert run(cli, [*words[:2], *kit]).code == 20
+    done = run(cli, [*words[:2], *kit, "--manifest", str(tmp_path / "m-export.json")])
+    assert done.code == 0, done
+    assert str(tmp_path / "m-export.json.sig") in [file["path"] for file in done.json()["files"]]
+
+
+@pytest.mark.parametrize("run_id", ["", ".", ".."])
+def test_what_is_no_id_is_told_before_anything_is_read(cli, run_id):
+    done = cli("verify", run_id, "--kit", "no-such", "--key", "no-such")
+    assert (done.code, done.out) == (10, ""), done
+    assert "is not a run id" in done.err

@@ -626,7 +626,9 @@ DEADLINES = {  # the events' answer and the run's: exit code
     "blocked before the head": (Answer(lambda center, _: center.stopping.wait(10), status=0), document("running"), 14),
     "waiting to reconnect": (error(503, head="Retry-After: 60\r\n"), document("running"), 14),
     "polling": (error(404), document("running"), 14),
-    "the gateway is away": (error(502, head="Retry-After: 60\r\n"), error(502), 14),
+    "the gateway is away": (error(502, head="Retry-After: 60\r\n"), error(502), 21),
+    "the gateway goes away": ([Answer(part(1, 2)), error(502, head="Retry-After: 60\r\n")],
+                              [document("running"), error(502)], 14),
     "the run has succeeded meanwhile": (Answer(part(1, 2), end="silent"), DONE, 0),
     "the run has failed meanwhile": (Answer(part(1, 2), end="silent"), document("failed"), 13),
 }
@@ -635,16 +637,17 @@ DEADLINES = {  # the events' answer and the run's: exit code
 @pytest.mark.parametrize("name", DEADLINES)
 def test_deadline(cli, center, name):
     answer, run, code = DEADLINES[name]
-    there = center(answer, run=run)
+    there = center(*(answer if isinstance(answer, list) else [answer]), run=run)
     done = cli("run", "watch", RUN, "--json", "--deadline", "0.2", gw=there)
     there.stopping.set()
     assert done.code == code, done
-    if code != 14:
+    assert ("is still active" in done.err) == (code == 14)
+    if code in (0, 13):
         assert kinds(done)[-1] == (f"run.{run['status']}", None)
 
 
 @pytest.mark.parametrize(("run", "code"), [
-    (DONE, 0), (document("running"), 14), (error(404, "ERR_EXPORT_002"), 11), (error(401), 30), (error(503), 14),
+    (DONE, 0), (document("running"), 14), (error(404, "ERR_EXPORT_002"), 11), (error(401), 30), (error(503), 21),
 ], ids=["ended", "active", "missing", "rejected", "not to be asked"])
 def test_deadline_of_zero_is_a_question(cli, center, run, code):
     assert cli("run", "watch", RUN, "--deadline", "0", gw=center(HANG_UP, run=run)).code == code
