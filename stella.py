@@ -6738,16 +6738,17 @@ class Transfer:
             if plan.action == "finish":
                 self.pieces.clear()
                 return
-            again = plan.action == "restart" or response.status == 200
-            if plan.action == "restart":
-                self._say_again(there, plan.reason)
-                self.restart()
-            if plan.action != "take":
-                self.connections = 1 if again else self.connections
+            if plan.action == "fail":
                 raise TransportError(plan.reason)
-            if again:
-                self._say_again(there, plan.reason or "nothing ties what is here to this bundle")
+            if plan.action == "restart" or response.status == 200:
                 self.connections = 1
+                if there:
+                    reason = plan.reason or "nothing ties what is here to this bundle"
+                    self.app.console.warn("starting again from zero: %s" % reason)
+            if plan.action == "restart":
+                self.restart()
+                raise TransportError(plan.reason)
+            if response.status == 200:
                 self.begin([])
             elif not is_strong(self.expected.etag):
                 self.use_one_connection()
@@ -6761,10 +6762,6 @@ class Transfer:
                 self._receive_rest(response, plan)
         finally:
             response.close(reuse=True)
-
-    def _say_again(self, lost: int, reason: str) -> None:
-        if lost:
-            self.app.console.warn("starting again from zero: %s" % reason)
 
     def _first_bytes(self, response: Response, there: int) -> memoryview:
         """The start of a whole answer that could be anything: .part is given up only for one that brings more than the

@@ -425,7 +425,8 @@ def test_one_connection_fills_hole_after_hole_over_a_bad_link(get, left, name):
         recorded = left(server).recorded()
         server.script, server.most = [Say(), ROWS[name].say, Say(), ROWS[name].say], 0
         done, kept = get(server, "--resume", "--connections", "1")
-    assert (done.code, kept.names, kept.target == CONTENT, server.most) == (0, ["bundle"], True, 1), done
+    assert (done.code, kept.names, kept.target == CONTENT) == (0, ["bundle"], True), done
+    assert server.most == 1 or name == "silent"  # the server notices late that nobody listens any more
     assert overlap(spans(server.asked), recorded) == 0
 
 
