@@ -35,7 +35,8 @@ for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 # What hardly depends on the Python that runs it: of two each takes its share, so that both end at the same time.
 SHARES = {
     "oldest": ("export_kit", "install", "readme", "recipe", "shapes"),
-    "newest": ("attacks", "bounds", "canary", "fuzz", "gateway", "kit", "security_page", "source", "terminal", "vendor"),
+    "newest": ("attacks", "bounds", "canary", "fuzz", "gateway", "kit", "security_page", "source", "terminal",
+               "vendor"),
 }
 
 
