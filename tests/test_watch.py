@@ -627,8 +627,8 @@ DEADLINES = {  # the events' answer and the run's: exit code
     "waiting to reconnect": (error(503, head="Retry-After: 60\r\n"), document("running"), 14),
     "polling": (error(404), document("running"), 14),
     "the gateway is away": (error(502, head="Retry-After: 60\r\n"), error(502), 21),
-    "the gateway goes away": ([Answer(part(1, 2)), error(502, head="Retry-After: 60\r\n")],
-                              [document("running"), error(502)], 14),
+    "the gateway goes away": ([Answer(part(1, 2)), error(502, head="Retry-After: 60\r\n")], error(502), 14),
+    "the run's answer is a page": (Answer(part(1, 2), end="silent"), Answer(b"<html>", kind="text/html"), 14),
     "the run has succeeded meanwhile": (Answer(part(1, 2), end="silent"), DONE, 0),
     "the run has failed meanwhile": (Answer(part(1, 2), end="silent"), document("failed"), 13),
 }
