@@ -6668,13 +6668,12 @@ class Transfer:
             spans = [(0, front)] if front else []
         self.digest.stop()
         self.sink.truncate(spans[-1][1] if spans else 0)
-        gaps: list[tuple[int, int | None]] = [(front, None)] if size is None else [*find_gaps(spans, size)]
-        if not gaps and not (front and self.expected.sha256):
-            gaps = [(front, size)]  # every byte is here, but no digest will tell whether they are right
-        elif size is not None and self.wants_pieces():
-            piece_bytes = min(max(PIECE_BYTES, size // PIECES), MAX_PIECE_BYTES)
-            gaps = [*cut_pieces(find_gaps(spans, size), piece_bytes)]
-        self.pieces = [Piece(*gap) for gap in gaps]
+        missing = find_gaps(spans, size) if size is not None else []
+        if size is not None and self.wants_pieces():
+            missing = cut_pieces(missing, min(max(PIECE_BYTES, size // PIECES), MAX_PIECE_BYTES))
+        self.pieces = [Piece(*gap) for gap in missing]
+        if size is None or not (missing or (front and self.expected.sha256)):
+            self.pieces = [Piece(front, size)]  # nobody knows the end, or whether what is here is right
         self.answers = 1 if spans else 0
         self.digest = self.sink.digester()
         self.digest.advance(front)
@@ -6904,8 +6903,7 @@ class SideBySide:
         count = min(transfer.connections, len(transfer.pieces))
         try:
             self.threads.append(start_thread(self._work, piece, response, end))
-            for _ in range(count - 1):
-                self._start_another()
+            self._start_others(count - 1)
             self._attend()
         finally:
             self._stop()
@@ -6924,12 +6922,13 @@ class SideBySide:
             raise transfer.incomplete(self.failure)  # each has tried as often as --retries says
         raise self.failure or NetworkError("the connections ended early")
 
-    def _start_another(self) -> None:
-        """One more connection, where the system gives a thread for it."""
+    def _start_others(self, count: int) -> None:
+        """So many more connections, or as many as the system gives threads for."""
         try:
-            self.threads.append(start_thread(self._work, None, None, None))
+            for _ in range(count):
+                self.threads.append(start_thread(self._work, None, None, None))
         except LocalError as error:
-            self.transfer.app.console.warn("going on with %d connections: %s" % (len(self.threads), error.message))
+            self.transfer.app.console.warn("going on with fewer connections: %s" % error.message)
 
     def _attend(self) -> None:
         """Shows progress and keeps the sidecar up to date while the connections are at work."""
@@ -7009,12 +7008,12 @@ class SideBySide:
         that would keep a connection of `rate` bytes per second waiting.
         """
         pieces = self.transfer.pieces
-        longest = max(pieces, key=Piece.rest)
         free = next((piece for piece in pieces if piece.claimed is None), None)
-        slow = next((piece for piece in pieces if self._is_slow(piece, rate)), None)
         if free is not None:
             self._claim(free)
             return free
+        longest = max(pieces, key=Piece.rest)
+        slow = next((piece for piece in pieces if self._is_slow(piece, rate)), None)
         if longest.rest() >= 2 * SPLIT_BYTES:
             taken = Piece(longest.at + longest.rest() // 2, longest.end)
             pieces.insert(pieces.index(longest) + 1, taken)
